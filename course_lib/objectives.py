@@ -1,0 +1,129 @@
+"""One loss for all of diffusion.
+
+DDPM, v-prediction, denoising score matching and flow matching are the same regression: noise
+the data to a random time, ask the denoiser for what it predicts, and compare with the answer
+that knows x0 and eps. They differ in the face predicted, the weight and the distribution of t.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from course_lib.denoisers import Denoiser
+from course_lib.paths import Face, Path
+
+__all__ = [
+    "denoising_loss",
+    "logit_normal_times",
+    "low_discrepancy_times",
+    "min_snr_weight",
+    "snr_weight",
+    "uniform_times",
+]
+
+TimeSampler = Callable[..., Tensor]
+"""``sampler(n, *, generator) -> (n,)``, values in (0, 1]."""
+Weight = Callable[[Path, Tensor, Face], Tensor]
+"""``weight(path, t, predicts) -> (B,)``, the factor of the squared error of ``predicts``."""
+Coupling = Callable[[Tensor, Tensor, Any], tuple[Tensor, Tensor, Any]]
+"""``coupling(x0, eps, cond) -> (x0, eps, cond)``, paired anew."""
+
+
+def denoising_loss(
+    denoiser: Denoiser,
+    x0: Tensor,
+    cond: Any = None,
+    *,
+    t: Tensor | TimeSampler | None = None,
+    eps: Tensor | None = None,
+    weight: Weight | None = None,
+    coupling: Coupling | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Mean squared error of the denoiser's own prediction at a random time.
+
+    With a noise prediction on DiscreteVP this is L_simple (Ho et al., 2020, eq. 14); with a
+    velocity prediction, conditional flow matching (Lipman et al., 2023, eq. 9); with a score
+    prediction, denoising score matching (Vincent, 2011).
+
+    Args:
+        denoiser: the model; its ``predicts`` names the target.
+        x0: data, shape (B, ...).
+        cond: what the denoiser takes as condition, B rows.
+        t: times of shape (B,), or a function that draws them; uniform in (0, 1] when left out.
+            On a path with discrete steps, drawn times are moved to the next step.
+        eps: standard normal noise of the shape of x0; drawn when left out.
+        weight: factor of each sample's squared error; 1 when left out ("simple").
+        coupling: pairs x0 and eps in another way than independently.
+        generator: source of all randomness.
+
+    Returns:
+        The loss, averaged over samples and dimensions; a scalar.
+
+    Raises:
+        ValueError: if shapes do not fit or a given time lies outside [0, 1].
+    """
+    path = denoiser.path
+    if t is None or callable(t):
+        draw = t or uniform_times
+        t = path.snap(draw(len(x0), generator=generator).to(x0))
+    if eps is None:
+        eps = torch.empty_like(x0).normal_(generator=generator)
+    if coupling is not None:
+        x0, eps, cond = coupling(x0, eps, cond)
+    xt = path.sample(x0, t, eps)
+    target = path.target(x0, eps, t, denoiser.predicts)
+    prediction = getattr(denoiser, denoiser.predicts)(xt, t, cond)
+    error = (prediction - target).square().flatten(1).mean(1)
+    if weight is not None:
+        error = weight(path, t, denoiser.predicts) * error
+    return error.mean()
+
+
+def uniform_times(n: int, *, generator: torch.Generator | None = None) -> Tensor:
+    """n times, uniform in (0, 1]; shape (n,)."""
+    return 1 - _rand(n, generator)
+
+
+def logit_normal_times(
+    n: int, *, mean: float = 0.0, std: float = 1.0, generator: torch.Generator | None = None
+) -> Tensor:
+    """n times with logit(t) ~ N(mean, std^2), shape (n,) (Esser et al., 2024, eq. 19)."""
+    z = torch.randn(n, generator=generator, device=_device(generator))
+    return torch.sigmoid(mean + std * z)
+
+
+def low_discrepancy_times(n: int, *, generator: torch.Generator | None = None) -> Tensor:
+    """n times in (0, 1], evenly spaced from one random offset (Kingma et al., 2021, appendix I.1).
+
+    Each time alone is uniform, but a batch covers the interval evenly, which lowers the variance
+    of the loss. Shape (n,).
+    """
+    offset = _rand(1, generator)
+    return 1 - (offset + torch.arange(n, device=offset.device) / n) % 1
+
+
+def snr_weight(path: Path, t: Tensor, predicts: Face) -> Tensor:
+    """Count every prediction as the noise error it amounts to; shape (B,).
+
+    The squared error of the noise is SNR = alpha^2 / sigma^2 times that of the data
+    (Salimans & Ho, 2022, section 4), so this makes L_simple of any network.
+    """
+    _, per_unit = path.coefficients(t, predicts, "noise")
+    return per_unit**2
+
+
+def min_snr_weight(path: Path, t: Tensor, predicts: Face, gamma: float = 5.0) -> Tensor:
+    """min(SNR, gamma) times the squared error of the data (Hang et al., 2023, eq. 8); (B,)."""
+    snr = torch.exp(2 * path.log_snr_half(t))
+    return snr_weight(path, t, predicts) * (gamma / snr).clamp(max=1)
+
+
+def _rand(n: int, generator: torch.Generator | None) -> Tensor:
+    return torch.rand(n, generator=generator, device=_device(generator))
+
+
+def _device(generator: torch.Generator | None) -> torch.device:
+    return generator.device if generator is not None else torch.device("cpu")

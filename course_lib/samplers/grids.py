@@ -1,0 +1,111 @@
+"""Time grids: where a solver stops on its way from noise to data.
+
+A grid is a falling tensor of shape (steps + 1,), float64, from ``t_max`` to the end.
+"""
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from course_lib.paths import Path, check_time
+
+__all__ = ["cosine_grid", "intervals", "karras_grid", "lambda_grid", "uniform_grid"]
+
+
+def uniform_grid(path: Path, steps: int, *, t_max: float = 1.0, t_min: float = 0.0) -> Tensor:
+    """Steps of equal length in t; moved to the path's own steps where it has some.
+
+    Raises:
+        ValueError: if ``steps`` < 1 or exceeds the steps of a discrete path.
+    """
+    _check_steps(steps)
+    return _on_path(path, torch.linspace(t_max, t_min, steps + 1, dtype=torch.float64))
+
+
+def cosine_grid(path: Path, steps: int, *, t_max: float = 1.0, t_min: float = 0.0) -> Tensor:
+    """Steps that shrink towards both ends: t = (1 - cos(pi u)) / 2 for u uniform.
+
+    Raises:
+        ValueError: if ``steps`` < 1 or exceeds the steps of a discrete path.
+    """
+    _check_steps(steps)
+    u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    return _on_path(path, t_min + (t_max - t_min) * (1 - torch.cos(math.pi * u)) / 2)
+
+
+def lambda_grid(path: Path, steps: int, *, t_max: float = 1.0, t_min: float = 1e-3) -> Tensor:
+    """Steps of equal length in lambda = log(alpha / sigma) down to ``t_min``, then one to t = 0.
+
+    Lu et al., 2022 ("DPM-Solver"), section 3.3.
+
+    Raises:
+        ValueError: if ``steps`` < 2, or lambda is infinite at ``t_max`` or ``t_min``.
+    """
+    start, stop = _lambdas(path, steps, t_max, t_min)
+    return _then_zero(path, torch.linspace(start, stop, steps, dtype=torch.float64))
+
+
+def karras_grid(
+    path: Path, steps: int, *, rho: float = 7.0, t_max: float = 1.0, t_min: float = 1e-3
+) -> Tensor:
+    """Karras et al., 2022 ("EDM"), eq. 5, for the noise-to-signal ratio sigma / alpha; then t = 0.
+
+    Raises:
+        ValueError: if ``steps`` < 2, or sigma / alpha is 0 or infinite at ``t_max`` or ``t_min``.
+    """
+    start, stop = _lambdas(path, steps, t_max, t_min)
+    ends = math.exp(-start / rho), math.exp(-stop / rho)
+    ratio = torch.linspace(*ends, steps, dtype=torch.float64) ** rho
+    return _then_zero(path, -torch.log(ratio))
+
+
+def intervals(x: Tensor, ts: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """Walk a grid: (i, t, s, t for each sample), from t down to s; scalars but the last, (B,).
+
+    Raises:
+        ValueError: if ``ts`` is not a falling 1-D grid of at least two times in [0, 1].
+    """
+    if ts.ndim != 1 or len(ts) < 2:
+        raise ValueError(
+            f"ts must be a 1-D grid of at least two times; got shape {tuple(ts.shape)}"
+        )
+    check_time(ts)
+    if not bool((ts.diff() < 0).all()):
+        raise ValueError(f"ts must fall from noise (t = 1) to data (t = 0); got {ts.tolist()}")
+    ts = ts.to(x)
+    for i, (t, s) in enumerate(pairwise(ts)):
+        yield i, t, s, t.expand(len(x))
+
+
+def _check_steps(steps: int, least: int = 1) -> None:
+    if steps < least:
+        raise ValueError(f"steps must be at least {least}; got {steps}")
+
+
+def _on_path(path: Path, ts: Tensor) -> Tensor:
+    snapped = path.snap(ts)
+    if not bool((snapped.diff() < 0).all()):
+        raise ValueError(
+            f"{len(ts) - 1} steps between t = {ts[0]:.4g} and {ts[-1]:.4g} do not fit on {path}: "
+            f"some fall on the same time; take fewer steps"
+        )
+    return snapped
+
+
+def _lambdas(path: Path, steps: int, t_max: float, t_min: float) -> tuple[float, float]:
+    _check_steps(steps, least=2)
+    ends = path.log_snr_half(torch.tensor([t_max, t_min], dtype=torch.float64))
+    if not bool(torch.isfinite(ends).all()):
+        raise ValueError(
+            f"lambda = log(alpha / sigma) must be finite at both ends; on {path} it is "
+            f"{ends[0]:.4g} at t_max = {t_max} and {ends[1]:.4g} at t_min = {t_min}: "
+            f"move them inwards, say t_max=0.999, t_min=0.001"
+        )
+    return ends[0].item(), ends[1].item()
+
+
+def _then_zero(path: Path, lam: Tensor) -> Tensor:
+    return _on_path(path, torch.cat([path.t_of_lambda(lam), lam.new_zeros(1)]))
