@@ -498,7 +498,7 @@ def linear_betas(T: int = 1000, first: float = 1e-4, last: float = 0.02) -> Tens
     Raises:
         ValueError: if T is too small for the scaled variances to stay below 1.
     """
-    scale = 1000 / T
+    scale = 1000 / max(T, 1)
     if T < 1 or last * scale >= 1:
         raise ValueError(
             f"linear_betas needs T with 1000 / T * last < 1; got T={T}, last={last}: "
