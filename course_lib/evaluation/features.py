@@ -1,0 +1,159 @@
+"""Quality of digit images as a small classifier sees it.
+
+The Frechet distance compares its features of two sets of images; class agreement asks whether it
+reads the digit that was asked for.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from course_lib.evaluation.metrics import pair
+
+__all__ = [
+    "class_agreement",
+    "digit_features",
+    "digit_logits",
+    "frechet_distance",
+    "gaussian_wasserstein2",
+]
+
+_CLASSIFIERS = {8: "classifier_digits", 28: "classifier_mnist"}
+
+
+def digit_features(
+    images: Tensor, classifier: nn.Module | None = None, batch_size: int = 512
+) -> Tensor:
+    """Features of digit images: the layer before the classifier's logits.
+
+    Args:
+        images: shape (N, 1, H, W) in [-1, 1].
+        classifier: a module with ``features(images) -> (N, F)``; by default the pretrained one
+            for the image size (8x8 or 28x28).
+        batch_size: images per forward pass.
+
+    Returns:
+        Features, shape (N, F), on the CPU, without gradient.
+
+    Raises:
+        ValueError: if no pretrained classifier fits the shape of ``images``.
+    """
+    model = _pretrained(images) if classifier is None else classifier
+    return _batched(model, "features", images, batch_size)
+
+
+def digit_logits(
+    images: Tensor, classifier: nn.Module | None = None, batch_size: int = 512
+) -> Tensor:
+    """Class logits of digit images.
+
+    Args:
+        images: shape (N, 1, H, W) in [-1, 1].
+        classifier: a module ``images -> (N, K)``; by default the pretrained one for the size.
+        batch_size: images per forward pass.
+
+    Returns:
+        Logits, shape (N, K), on the CPU, without gradient.
+
+    Raises:
+        ValueError: if no pretrained classifier fits the shape of ``images``.
+    """
+    model = _pretrained(images) if classifier is None else classifier
+    return _batched(model, "__call__", images, batch_size)
+
+
+def class_agreement(logits: Tensor, labels: Tensor) -> float:
+    """Fraction of samples whose most likely class is the label they were asked for.
+
+    Args:
+        logits: shape (N, K), for instance from :func:`digit_logits`.
+        labels: the conditions, int64, shape (N,).
+
+    Returns:
+        A number in [0, 1].
+
+    Raises:
+        ValueError: if the shapes do not match or there is no sample.
+    """
+    if logits.ndim != 2 or len(logits) == 0 or labels.shape != logits.shape[:1]:
+        raise ValueError(
+            "logits must have shape (N, K) and labels (N,), N >= 1; "
+            f"got {tuple(logits.shape)} and {tuple(labels.shape)}"
+        )
+    return (logits.argmax(1).cpu() == labels.cpu()).double().mean().item()
+
+
+def gaussian_wasserstein2(mean_x: Tensor, cov_x: Tensor, mean_y: Tensor, cov_y: Tensor) -> float:
+    """Wasserstein-2 distance between two Gaussians, in closed form.
+
+    ``W2^2 = |m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2)``, the last trace being
+    the Bures term (Dowson and Landau, 1982).
+
+    Args:
+        mean_x: shape (D,).
+        cov_x: symmetric positive semi-definite, shape (D, D).
+        mean_y: shape (D,).
+        cov_y: symmetric positive semi-definite, shape (D, D).
+
+    Returns:
+        W2 (not its square), in the units of the means.
+    """
+    # The trace of the root of A A^T, with A = C_x^1/2 C_y^1/2, is the sum of A's singular values:
+    # no root of a rounded, slightly negative eigenvalue is ever taken.
+    cov_x, cov_y = cov_x.double(), cov_y.double()
+    cross = torch.linalg.svdvals(_symmetric_root(cov_x) @ _symmetric_root(cov_y)).sum()
+    spread = torch.trace(cov_x) + torch.trace(cov_y) - 2 * cross
+    return float(((mean_x - mean_y).double().square().sum() + spread.clamp(min=0)).sqrt())
+
+
+def _symmetric_root(matrix: Tensor) -> Tensor:
+    """The symmetric square root of a positive semi-definite matrix, through its eigenvalues."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+
+
+def frechet_distance(features_x: Tensor, features_y: Tensor) -> float:
+    """Frechet distance between features: W2^2 of the Gaussians fitted to them.
+
+    With Inception features this is FID (Heusel et al., 2017, equation 6); here the features are
+    those of :func:`digit_features`, so numbers compare within this course only. The estimate is
+    biased upwards for small samples: compare at equal N.
+
+    Args:
+        features_x: shape (N, F), N >= 2.
+        features_y: shape (M, F), M >= 2.
+
+    Returns:
+        The squared distance, as FID is reported.
+
+    Raises:
+        ValueError: if dimensions differ, or a sample is too small or not finite.
+    """
+    a, b = pair(features_x, features_y, least=2)
+    covariances = [torch.cov(p.T).reshape(p.shape[1], p.shape[1]) for p in (a, b)]
+    return gaussian_wasserstein2(a.mean(0), covariances[0], b.mean(0), covariances[1]) ** 2
+
+
+def _pretrained(images: Tensor) -> nn.Module:
+    """The classifier that ships for images of this size."""
+    size = images.shape[-1]
+    if images.ndim != 4 or images.shape[1:] != (1, size, size) or size not in _CLASSIFIERS:
+        raise ValueError(
+            f"images must have shape (N, 1, 8, 8) or (N, 1, 28, 28); got {tuple(images.shape)}; "
+            "pass a classifier for other shapes"
+        )
+    from course_lib.pretrained import load_pretrained
+
+    return load_pretrained(_CLASSIFIERS[size])
+
+
+def _batched(model: nn.Module, method: str, images: Tensor, batch_size: int) -> Tensor:
+    """Apply a method of ``model`` batch by batch in evaluation mode; leave the mode as found."""
+    function = getattr(model, method)
+    parameter = next(model.parameters(), images)  # where, and in what precision, to compute
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            return torch.cat([function(b.to(parameter)).cpu() for b in images.split(batch_size)])
+    finally:
+        model.train(training)

@@ -1,0 +1,20 @@
+"""Networks. Each is called net(x, t, cond=None) and returns the shape of x."""
+
+from course_lib.nets.attention import CrossAttention, SelfAttention
+from course_lib.nets.dit import DiT
+from course_lib.nets.embeddings import sinusoidal
+from course_lib.nets.mlp import MLP
+from course_lib.nets.patches import patchify, position_embedding, unpatchify
+from course_lib.nets.unet import UNet
+
+__all__ = [
+    "MLP",
+    "CrossAttention",
+    "DiT",
+    "SelfAttention",
+    "UNet",
+    "patchify",
+    "position_embedding",
+    "sinusoidal",
+    "unpatchify",
+]

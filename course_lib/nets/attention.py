@@ -1,0 +1,85 @@
+"""Attention over a sequence: to itself, or to the tokens of a text.
+
+PyTorch's fused kernel has first derivatives in reverse mode only. Where a method needs second
+derivatives or forward mode (`torch.func.jvp`), call the net within
+`torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from course_lib.nets.embeddings import Context
+
+__all__ = ["CrossAttention", "SelfAttention"]
+
+
+class SelfAttention(nn.Module):
+    """Each position looks at all positions (Vaswani et al. 2017, section 3.2.2).
+
+    Args:
+        dim: Width of the sequence.
+        heads: Number of heads; divides `dim`.
+
+    Raises:
+        ValueError: If `heads` does not divide `dim`.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        _check_heads(dim, heads)
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend, (B, N, dim) -> (B, N, dim)."""
+        q, k, v = (_split(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        return self.out(_merge(scaled_dot_product_attention(q, k, v)))
+
+
+class CrossAttention(nn.Module):
+    """Each position looks at the kept tokens of a text; zero at initialisation.
+
+    Args:
+        dim: Width of the sequence.
+        context_dim: Width of the tokens.
+        heads: Number of heads; divides `dim`.
+
+    Raises:
+        ValueError: If `heads` does not divide `dim`.
+    """
+
+    def __init__(self, dim: int, context_dim: int, heads: int) -> None:
+        super().__init__()
+        _check_heads(dim, heads)
+        self.heads = heads
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(context_dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """Attend, x (B, N, dim) to tokens (B, M, context_dim) with mask (B, M) -> (B, N, dim)."""
+        tokens, mask = context
+        q = _split(self.query(x), self.heads)
+        k, v = (_split(part, self.heads) for part in self.key_value(tokens).chunk(2, dim=-1))
+        # The mask is one for all heads and all positions: (B, 1, 1, M).
+        return self.out(_merge(scaled_dot_product_attention(q, k, v, mask[:, None, None])))
+
+
+def _check_heads(dim: int, heads: int) -> None:
+    if heads < 1 or dim % heads:
+        raise ValueError(f"heads must divide the width {dim}, got {heads}")
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    """(B, N, heads * d) -> (B, heads, N, d)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _merge(x: Tensor) -> Tensor:
+    """(B, heads, N, d) -> (B, N, heads * d)."""
+    return x.transpose(1, 2).flatten(2)

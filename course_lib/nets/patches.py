@@ -1,0 +1,56 @@
+"""Images as sequences of square patches, and back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from course_lib.nets.embeddings import sinusoidal
+
+__all__ = ["patchify", "position_embedding", "unpatchify"]
+
+
+def patchify(x: Tensor, patch: int) -> Tensor:
+    """Cut images into square patches, row by row.
+
+    Args:
+        x: Images, shape (B, C, H, W).
+        patch: Side of a patch in pixels; divides H and W.
+
+    Returns:
+        One flat patch a token, shape (B, (H / patch) (W / patch), C patch patch).
+    """
+    x = x.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # B C h p w q
+    return x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def unpatchify(tokens: Tensor, patch: int, height: int, width: int) -> Tensor:
+    """Put patches together again: the inverse of `patchify`.
+
+    Args:
+        tokens: Flat patches, shape (B, (H / patch) (W / patch), C patch patch).
+        patch: Side of a patch in pixels.
+        height: Height H of the images.
+        width: Width W of the images.
+
+    Returns:
+        Images, shape (B, C, H, W).
+    """
+    x = tokens.unflatten(2, (-1, patch, patch))  # B hw C p q
+    x = x.unflatten(1, (height // patch, width // patch))  # B h w C p q
+    return x.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+
+def position_embedding(side: int, dim: int) -> Tensor:
+    """Sines and cosines of the row and of the column, for a square grid of tokens.
+
+    Args:
+        side: Tokens a side.
+        dim: Width, divisible by 4: one half tells the row, the other the column.
+
+    Returns:
+        Shape (side * side, dim), in the order of `patchify`.
+    """
+    line = sinusoidal(torch.arange(side) / 1000, dim // 2)
+    rows, columns = line.repeat_interleave(side, 0), line.repeat(side, 1)
+    return torch.cat([rows, columns], dim=1)

@@ -1,0 +1,194 @@
+"""The frame viewer: precomputed frames under a slider, alive in a page without a kernel.
+
+Everything is inside the page: the frames as PNG, the controls as HTML, and a script of some
+thirty lines. Without scripts the first frame stays as an ordinary figure.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from course_lib.plotting.display import (
+    as_text,
+    checked_alt,
+    close,
+    image_tag,
+    page_size,
+    publish,
+    wrap,
+)
+from course_lib.plotting.render import encoded, light_and_dark
+from course_lib.plotting.style import WIDTH
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+__all__ = ["viewer", "viewer_html"]
+
+_CSS = """\
+<style>
+.course-viewer .course-pixels{image-rendering:pixelated}
+.course-viewer .course-controls{display:none;gap:.75rem;align-items:center;margin:.5rem auto 0;\
+max-width:40rem}
+.course-viewer button{min-width:5.5rem;min-height:2.5rem;font:inherit;color:inherit;\
+background:transparent;border:1px solid currentColor;border-radius:.375rem;cursor:pointer}
+.course-viewer input{flex:1;min-width:4rem;height:2.5rem;accent-color:#1F7FC0}
+.course-viewer .course-label{min-width:6rem;text-align:left;font-variant-numeric:tabular-nums}
+.course-viewer :is(button,input):focus-visible{outline:2px solid #1F7FC0;outline-offset:2px}
+</style>
+"""
+
+# Nothing moves before the button is pressed, so readers who ask for less motion get none. A page
+# may hold many viewers, also equal ones: each run of the script wakes those still asleep.
+_SCRIPT = """\
+<script>
+document.querySelectorAll(".course-viewer:not([data-ready])").forEach((root) => {
+  root.dataset.ready = "true";
+  const labels = JSON.parse(root.dataset.labels);
+  const images = [...root.querySelectorAll("img")];
+  const sources = images.map((image) => image.dataset.frames.split(" "));
+  const slider = root.querySelector("input"), button = root.querySelector("button");
+  const label = root.querySelector(".course-label");
+  let timer = null;
+  const draw = () => {
+    const i = Number(slider.value);
+    images.forEach((image, k) => { image.src = "data:image/png;base64," + sources[k][i]; });
+    label.textContent = labels[i];
+    slider.setAttribute("aria-valuetext", labels[i]);
+  };
+  const pause = () => {
+    clearInterval(timer);
+    timer = null;
+    button.textContent = "\\u25B6 Play";
+  };
+  const advance = () => {
+    if (!root.isConnected) return pause();
+    slider.value = Number(slider.value) + 1;
+    draw();
+    if (slider.value === slider.max) pause();
+  };
+  button.addEventListener("click", () => {
+    if (timer !== null) return pause();
+    if (slider.value === slider.max) { slider.value = 0; draw(); }
+    button.textContent = "\\u275A\\u275A Pause";
+    timer = setInterval(advance, Number(root.dataset.interval));
+  });
+  slider.addEventListener("input", () => { pause(); draw(); });
+  root.querySelector(".course-controls").style.display = "flex";
+  draw();
+});
+</script>
+"""
+
+
+def viewer(
+    frames: Sequence[Figure] | np.ndarray,
+    *,
+    labels: Sequence[str],
+    alt: str,
+    caption: str | None = None,
+    width: int | None = None,
+    interval: int = 150,
+) -> None:
+    """Display frames under a slider with a play button, in a notebook and in the built page.
+
+    Args:
+        frames: figures of one size, drawn in the house style; or pixels, uint8 of shape
+            (T, H, W) or (T, H, W, 4), for instance from
+            :func:`course_lib.plotting.image_frames`, shown enlarged and unblurred.
+        labels: what each frame is, such as "t = 0.30"; one a frame. Read aloud by screen readers.
+        alt: what the frames show together: the finding, in a sentence.
+        caption: text below; TeX between dollar signs becomes a formula.
+        width: width on the page in pixels; 100 an inch for figures, a whole multiple of the
+            pixels up to the width of the page for pixels.
+        interval: milliseconds a frame while playing.
+
+    Raises:
+        ValueError: if ``alt`` is empty, there is no frame, the labels do not match the frames, or
+            pixels have the wrong shape or dtype.
+    """
+    markup = viewer_html(
+        frames, labels=labels, alt=alt, caption=caption, width=width, interval=interval
+    )
+    publish(markup, alt)
+    if not hasattr(frames, "dtype"):
+        for fig in frames:
+            close(fig)
+
+
+def viewer_html(
+    frames: Sequence[Figure] | np.ndarray,
+    *,
+    labels: Sequence[str],
+    alt: str,
+    caption: str | None = None,
+    width: int | None = None,
+    interval: int = 150,
+) -> str:
+    """The HTML that :func:`viewer` displays; the arguments are the same."""
+    import numpy as np
+
+    alt = checked_alt(alt)
+    labels = [str(label) for label in labels]
+    if len(frames) == 0 or len(labels) != len(frames):
+        raise ValueError(
+            f"labels must have one entry a frame, of at least one frame; "
+            f"got {len(labels)} labels and {len(frames)} frames"
+        )
+    if isinstance(frames, np.ndarray):
+        images = _pixel_images(frames, alt, width)
+    else:
+        images = _figure_images(frames, alt, width)
+    attributes = (
+        f'class="course-figure course-viewer" data-interval="{interval}" '
+        f'data-labels="{html.escape(json.dumps(labels))}"'
+    )
+    return _CSS + wrap(images + _controls(labels), caption, attributes) + _SCRIPT
+
+
+def _controls(labels: Sequence[str]) -> str:
+    """Play button, slider and label; the script shows them once they work."""
+    first = html.escape(labels[0])
+    keys = 'data-lm-suppress-shortcuts="true"'  # else JupyterLab takes arrows and Enter itself
+    return (
+        '<div class="course-controls">\n'
+        f'<button type="button" {keys}>&#9654; Play</button>\n'
+        f'<input type="range" min="0" max="{len(labels) - 1}" value="0" autocomplete="off" {keys} '
+        f'aria-label="Frame" aria-valuetext="{first}">\n'
+        f'<span class="course-label" aria-hidden="true">{first}</span>\n</div>\n'
+    )
+
+
+def _images(frames: Sequence[bytes], alt: str, size: tuple[int, int], name: str) -> str:
+    """An <img> that shows the first frame and carries all of them."""
+    codes = [as_text(frame) for frame in frames]
+    return image_tag(codes[0], alt, size, name, f' data-frames="{" ".join(codes)}"')
+
+
+def _figure_images(figures: Sequence[Figure], alt: str, width: int | None) -> str:
+    """A light and a dark <img> of figures; a little coarser than a still, since frames add up."""
+    size = page_size(figures[0], width)
+    light, dark = zip(*(light_and_dark(fig, dpi=150) for fig in figures), strict=True)
+    return _images(light, alt, size, "light") + _images(dark, alt, size, "dark")
+
+
+def _pixel_images(pixels: np.ndarray, alt: str, width: int | None) -> str:
+    """One <img>, the same on light and dark pages, of pixels drawn enlarged."""
+    from PIL import Image
+
+    colours = pixels.shape[3:]
+    if pixels.ndim < 3 or colours not in ((), (4,)) or str(pixels.dtype) != "uint8":
+        raise ValueError(
+            "frames must be figures, or uint8 pixels of shape (T, H, W) or (T, H, W, 4); "
+            f"got {pixels.dtype} of shape {pixels.shape}"
+        )
+    grey = colours == (4,) and bool((pixels[..., :3] == pixels[..., :1]).all())
+    images = [Image.fromarray(frame) for frame in pixels]
+    frames = [encoded(image.convert("LA") if grey else image) for image in images]
+    rows, columns = pixels.shape[1:3]
+    width = columns * max(1, min(16, int(100 * WIDTH) // columns)) if width is None else width
+    return _images(frames, alt, (width, round(width * rows / columns)), "pixels")
