@@ -1,0 +1,106 @@
+"""One place holds the address of the repository; no file names the machine of its author."""
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import notebooks
+from set_repository import set_repository
+
+ROOT = Path(__file__).resolve().parents[2]
+SKIPPED = {".git", ".venv", "_build", "__pycache__", "node_modules"}
+NEW = "https://git.example.org/someone/else"
+
+
+def project_files():
+    """Every text file that is, or could be, committed."""
+    try:
+        command = ["git", "ls-files", "-co", "--exclude-standard"]
+        listed = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        paths = [ROOT / line for line in listed.splitlines()]
+    except (OSError, subprocess.CalledProcessError):  # an archive without its history
+        paths = [p for p in ROOT.rglob("*") if not SKIPPED & set(p.relative_to(ROOT).parts)]
+    for path in paths:
+        if path.is_file() and path.suffix not in (".png", ".safetensors", ".gz", ".whl"):
+            yield path.relative_to(ROOT), path.read_text(encoding="utf-8", errors="ignore")
+
+
+def holders(address):
+    """Names of the files that hold the address, or its last two parts."""
+    short = "/".join(address.rstrip("/").split("/")[-2:])
+    return {path.as_posix() for path, text in project_files() if short in text}
+
+
+def test_the_address_is_in_the_settings_and_the_generated_notebooks_only():
+    generated = {
+        p.with_suffix(".ipynb").relative_to(ROOT).as_posix() for p in notebooks.sources(ROOT)
+    }
+    assert holders(notebooks.Repository.read(ROOT).url) == {"_config.yml"} | generated
+
+
+def test_set_repository_changes_all_of_it(tmp_path):
+    old = notebooks.Repository.read(ROOT).url
+    shutil.copy(ROOT / "_config.yml", tmp_path)
+    shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("_toc.yml"))
+    set_repository(NEW + ".git/", tmp_path)
+    changed = [tmp_path / "_config.yml", *(tmp_path / "book").glob("*.ipynb")]
+    for path in changed:
+        text = path.read_text(encoding="utf-8")
+        assert "someone/else" in text, path.name
+        assert old not in text, path.name
+    before = (ROOT / "_config.yml").read_text(encoding="utf-8").splitlines()
+    after = changed[0].read_text(encoding="utf-8").splitlines()
+    assert [a == b for a, b in zip(before, after, strict=True)].count(False) == 1
+    assert notebooks.main(["--check"], tmp_path) == 0
+
+
+@pytest.mark.parametrize("url", ["github.com/a/b", "https://github.com/a", "https://x/a/b/c", ""])
+def test_set_repository_refuses_what_is_no_address(tmp_path, url):
+    shutil.copy(ROOT / "_config.yml", tmp_path)
+    with pytest.raises(ValueError, match="must look like"):
+        set_repository(url, tmp_path)
+
+
+def test_set_repository_refuses_settings_without_an_address(tmp_path):
+    (tmp_path / "_config.yml").write_text("title: a\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="one line"):
+        set_repository(NEW, tmp_path)
+
+
+def test_addresses_for_colab():
+    repository = notebooks.Repository("https://github.com/a/b", "main", "book")
+    assert repository.colab == "https://colab.research.google.com/github/a/b/blob/main/book"
+    assert repository.pip == '%pip install -q "git+https://github.com/a/b@main"'
+
+
+def test_no_file_names_a_path_of_one_machine():
+    path = re.compile(r"(?<![\w.~-])/(?:tmp|work|root|home|Users)/\w")
+    named = {p.as_posix(): found for p, text in project_files() if (found := path.findall(text))}
+    assert not named
+
+
+def test_requirements_pin_what_the_project_asks_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(r"==[\w.]+", str(pin.specifier)) for pin in pins)
+    versions = {pin.name.lower(): str(pin.specifier)[2:] for pin in pins}
+    extras = project["project"].get("optional-dependencies", {})
+    wanted = list(project["project"]["dependencies"])
+    for group in [*extras.values(), *project["dependency-groups"].values()]:
+        wanted += group
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(versions[requirement.name.lower()]), requirement.name
+
+
+def test_the_package_pins_nothing_above():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    for line in project["project"]["dependencies"]:
+        assert {part.operator for part in Requirement(line).specifier} == {">="}, line

@@ -1,0 +1,72 @@
+"""The book's own Sphinx extension: a fresh cache, two directives and two substitutions."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+from chapter_runtime import ChapterRuntime, insert_runtime
+from course_map import CourseMap, outdated_maps
+from notebooks import Repository
+
+ROOT = Path(__file__).resolve().parent.parent
+STAMP = "course_lib.sha256"
+
+
+def library_hash(root: Path) -> str:
+    """Return a hash of all that the executed pages depend on besides their own text."""
+    digest = hashlib.sha256()
+    files = [*root.glob("course_lib/**/*.py"), *root.glob("course_lib/**/*.json")]
+    for path in [*sorted(files), root / "requirements.txt"]:
+        digest.update(path.relative_to(root).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def drop_stale_cache(cache: Path, current: str) -> None:
+    """Empty the cache of executed pages if `course_lib` is not the one that they ran with.
+
+    jupyter-cache looks at the text of a page only, so a change of the package would go unseen.
+    """
+    stamp = cache / STAMP
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == current:
+        return
+    shutil.rmtree(cache, ignore_errors=True)
+    cache.mkdir(parents=True)
+    stamp.write_text(current, encoding="utf-8")
+
+
+def refresh_cache(app: Sphinx) -> None:
+    """Drop the cache when `course_lib` has changed, before any page is read."""
+    drop_stale_cache(Path(app.outdir).parent / ".jupyter_cache", library_hash(ROOT))
+
+
+def outdated_pages(app: Sphinx, env, added, changed, removed) -> list[str]:
+    """Return the executed pages, if Sphinx has last read them with another `course_lib`."""
+    current = library_hash(ROOT)
+    if getattr(env, "course_lib_hash", None) == current:
+        return []
+    env.course_lib_hash = current
+    return sorted(set(getattr(env, "nb_metadata", {})) & env.found_docs)
+
+
+def add_substitutions(app: Sphinx, config) -> None:
+    """Make the repository's address known to the pages, as `{{ repository_url }}` and so on."""
+    repository = Repository.read(ROOT)
+    known = {"repository_url": repository.url, "colab_pip": repository.pip}
+    config.myst_substitutions = {**known, **config.myst_substitutions}
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register everything with Sphinx."""
+    app.add_directive("chapter-runtime", ChapterRuntime)
+    app.add_directive("course-map", CourseMap)
+    app.connect("config-inited", add_substitutions)
+    app.connect("builder-inited", refresh_cache, priority=100)
+    app.connect("env-get-outdated", outdated_pages)
+    app.connect("env-get-outdated", outdated_maps)
+    app.connect("doctree-resolved", insert_runtime)
+    return {"parallel_read_safe": False, "parallel_write_safe": True}
