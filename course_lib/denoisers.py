@@ -99,11 +99,11 @@ class Posterior(NamedTuple):
     """q(x_0 | x_t) of a Gaussian mixture: again a Gaussian mixture, one for each sample."""
 
     weights: Tensor
-    """(B, K): the probability that x_t came from component k."""
+    """The probability that x_t came from component k, shape (B, K)."""
     means: Tensor
-    """(B, K, D): E[x_0 | x_t, k]."""
+    """E[x_0 | x_t, k], shape (B, K, D)."""
     covs: Tensor
-    """(B, K, D, D): Cov[x_0 | x_t, k]."""
+    """Cov[x_0 | x_t, k], shape (B, K, D, D)."""
 
 
 class GaussianMixture(Denoiser):
@@ -215,7 +215,7 @@ class GaussianMixture(Denoiser):
         return d_alpha * self.data(xt, t, cond) - sigma_d_sigma * self.score(xt, t, cond)
 
     def posterior(self, xt: Tensor, t: Tensor) -> Posterior:
-        """The whole distribution q(x_0 | x_t), of which :meth:`data` is the mean.
+        """The whole distribution q(x_0 | x_t), of which :meth:`Denoiser.data` is the mean.
 
         Given component k, x_0 and x_t are jointly Gaussian; along axis i of C_k with variance c,
         the posterior variance is c sigma^2 / (alpha^2 c + sigma^2).

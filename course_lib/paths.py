@@ -441,7 +441,7 @@ class DiscreteVP(_VariancePreserving):
 
     @property
     def alpha_bars(self) -> Tensor:
-        """alpha(n/T)^2 for n = 1..T, shape (T,), float64: DDPM's alpha-bar."""
+        """DDPM's alpha-bar, alpha(n/T)^2 for n = 1..T, shape (T,), float64."""
         return self._knots[1:].exp()
 
     def __repr__(self) -> str:

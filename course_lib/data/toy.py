@@ -79,7 +79,7 @@ def _field(x: Tensor) -> Tensor:
 
 
 def pinwheel(n: int, *, generator: Generator | None = None, seed: int = 0) -> Tensor:
-    """Draw from five Gaussians, long along their radius, that a rotation by |x| / 2 swirls.
+    """Draw from five Gaussians, long along their radius, that a rotation by norm(x) / 2 swirls.
 
     Rotation by an angle that depends on the radius alone keeps areas, and so the density.
     """

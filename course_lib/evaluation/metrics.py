@@ -82,7 +82,7 @@ def sliced_wasserstein2(
     """Sliced Wasserstein-2 distance: W2 of 1-D projections, averaged over random directions.
 
     ``SW2^2 = E_u W2^2(<u, x>, <u, y>)`` with u uniform on the sphere (Bonneel et al., 2015);
-    in one dimension the optimal plan is to sort. A shift by m gives |m| / sqrt(D).
+    in one dimension the optimal plan is to sort. A shift by m gives norm(m) / sqrt(D).
 
     Args:
         x: samples, shape (N, ...).

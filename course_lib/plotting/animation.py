@@ -129,7 +129,11 @@ def viewer_html(
     width: int | None = None,
     interval: int = 150,
 ) -> str:
-    """The HTML that :func:`viewer` displays; the arguments are the same."""
+    """The HTML that :func:`viewer` displays; the arguments are the same.
+
+    Raises:
+        ValueError: as :func:`viewer` does.
+    """
     import numpy as np
 
     alt = checked_alt(alt)

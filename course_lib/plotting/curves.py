@@ -58,12 +58,11 @@ def lines(
                 f"ys[{label!r}] must be a number or have the shape of x, {grid.shape}; "
                 f"got {values.shape}"
             )
-        style = _curve_style(i) | {"label": label}
         if values.ndim == 0:
-            ax.axhline(float(values), **style)
+            ax.axhline(float(values), label=label, **_curve_style(i))
         else:
             marker = MARKERS[i % len(MARKERS)] if markers else "none"
-            ax.plot(grid, values, marker=marker, markersize=5, **style)
+            ax.plot(grid, values, label=label, marker=marker, markersize=5, **_curve_style(i))
     if markers and xscale == "log":
         ax.set_xticks(grid, [f"{value:g}" for value in grid])
         ax.set_xticks([], minor=True)

@@ -45,9 +45,8 @@ def ancestral(
         x0 = denoiser.data(x, times, cond)
         ratio = alpha_t / alpha_s
         added = (sigma_t**2 - ratio**2 * sigma_s**2).clamp(min=0)  # beta_t for neighbours s, t
-        mean = ratio * sigma_s**2 / sigma_t**2 * x + alpha_s * added / sigma_t**2 * x0
         var = added * sigma_s**2 / sigma_t**2 if variance == "small" else added
-        x = mean
+        x = ratio * sigma_s**2 / sigma_t**2 * x + alpha_s * added / sigma_t**2 * x0
         if sigma_s > 0:  # no noise after the last step
             x = x + var.sqrt() * torch.empty_like(x).normal_(generator=generator)
         if callback:

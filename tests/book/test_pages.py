@@ -115,7 +115,7 @@ DATA = {
 
 def test_the_table_of_symbols_is_found():
     assert len(SYMBOLS) >= 20
-    assert [row["Symbol"] for row in SYMBOLS[:3]] == ["$x_0$", "$\\epsilon$", "$t$"]
+    assert [row["Symbol"] for row in SYMBOLS[:3]] == ["$x_0$", "$\\varepsilon$", "$t$"]
 
 
 @pytest.mark.parametrize("row", SYMBOLS, ids=lambda row: row["Symbol"])
@@ -180,7 +180,7 @@ def test_targets_of_the_five_faces(path):
     for row in table:
         face = row["Name in code"].strip('`"')
         value = evaluate(
-            formula(row["is the mean, given $x_t$, of"]), names | {"x_0": x0, "\\epsilon": eps}
+            formula(row["is the mean, given $x_t$, of"]), names | {"x_0": x0, "\\varepsilon": eps}
         )
         torch.testing.assert_close(value, path.target(x0, eps, t, face))
 
@@ -194,7 +194,7 @@ def test_symbols_and_conversions_of_the_five_faces(path):
     exact = {row["Name in code"].strip('`"'): formula(row["Prediction"]) for row in faces}
     names |= {symbol: getattr(mixture, face)(xt, t) for face, symbol in exact.items()} | {"x_t": xt}
     for row in conversions:
-        noise = evaluate(formula(row["noise $\\hat\\epsilon$"]), names)
+        noise = evaluate(formula(row["noise $\\hat\\varepsilon$"]), names)
         data = evaluate(formula(row["data $\\hat x_0$"]), names)
         torch.testing.assert_close(noise, mixture.noise(xt, t))
         torch.testing.assert_close(data, mixture.data(xt, t))
@@ -240,7 +240,7 @@ def ours(path, t, xt):
     names |= {"\\alpha": path.alpha(t), "\\sigma": path.sigma(t)}
     names |= {"\\alpha'": path.d_alpha(t), "\\sigma'": path.d_sigma(t)}
     faces = {
-        "\\hat\\epsilon": "noise",
+        "\\hat\\varepsilon": "noise",
         "\\hat x_0": "data",
         "u": "velocity",
         "\\nabla\\log p_t": "score",
@@ -268,7 +268,7 @@ def test_dictionary_flow_matching():
     names |= {
         "\\tilde u": MEAN + growth / variance * (x - s * MEAN),
         "x_0": data,
-        "\\epsilon": noise,
+        "\\varepsilon": noise,
     }
     names |= {"\\nabla\\log\\tilde p": -(x - s * MEAN) / variance, "h": 0.1}
     for equation in equations("notation-flow-matching").values():
@@ -299,7 +299,7 @@ def test_dictionary_edm(path):
 def test_dictionary_sde(path):
     t, data, noise = draw()
     names = ours(path, t, path.sample(data, t, noise))
-    names["\\tilde\\beta"] = 0.1 + t * (20 - 0.1)
+    names["\\beta(t)"] = 0.1 + t * (20 - 0.1)
     for what, equation in equations("notation-sde").items():
         if "VP" not in what or path == VP(0.1, 20.0):
             check(equation, names)

@@ -127,8 +127,8 @@ def test_what_has_no_plain_form_is_an_error(page, myst, message):
 def test_bibliography(tmp_path):
     entries = """
     @article{one, author={Ho, Jonathan}, title={A}, journal={J}, year={2020}, doi={10.1/x}}
-    @article{two, author={van den Oord, A. and H{\\"a}fner, B.}, title={B}, journal={J}, year={2021},
-             eprint={1.2}}
+    @article{two, author={van den Oord, A. and H{\\"a}fner, B.}, title={B}, journal={J},
+          year={2021}, eprint={1.2}}
     @misc{three, author={A, A and B, B and C, C}, title={C}, year={2022},
           url={https://example.org}}
     """

@@ -136,6 +136,19 @@ def test_default_classifier_is_chosen_by_size(monkeypatch):
     assert names == ["classifier_digits", "classifier_mnist"]
 
 
+def test_pretrained_classifier_on_real_digits():
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = torch.tensor(data.images, dtype=torch.float32)[:, None] / 8 - 1
+    assert class_agreement(digit_logits(images), torch.tensor(data.target)) > 0.95
+    # Halves of one set are close; the same digits upside down are not.
+    features = digit_features(images)
+    upside_down = digit_features(images.flip(2))
+    near = frechet_distance(features[::2], features[1::2])
+    assert frechet_distance(features, upside_down) > 10 * near
+
+
 @pytest.mark.parametrize("shape", [(2, 1, 16, 16), (2, 3, 8, 8), (2, 1, 28, 8), (2, 8)])
 def test_no_default_classifier_for_other_shapes(shape):
     with pytest.raises(ValueError, match="pass a classifier"):

@@ -8,9 +8,11 @@ from io import BytesIO
 
 import matplotlib.pyplot as plt
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
-from course_lib.plotting import lines, show
+from course_lib.plotting import show
 from course_lib.plotting.display import figure_html
 
 
@@ -37,7 +39,10 @@ class Tags(HTMLParser):
 
 
 def curve():
-    return lines([0.0, 1.0], {"a": [0.0, 1.0]}, xlabel="x", ylabel="y")
+    fig = Figure(figsize=(6.4, 3.4))
+    fig.add_artist(Line2D([0, 1], [0, 1]))
+    fig.text(0.5, 0.5, "rising", color="black")
+    return fig
 
 
 @pytest.fixture

@@ -1,0 +1,114 @@
+"""Which batch does step n see? A function of (seed, n), and of nothing else.
+
+That one sentence is why a killed run can go on where it stopped and end with the same weights:
+there is no iterator to rewind and no hidden state of a shuffler to restore.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Batches", "Data", "step_seed"]
+
+Data = Tensor | tuple[Tensor, Any] | Callable[..., Any]
+
+
+def step_seed(seed: int, step: int, stream: int = 0) -> int:
+    """Mix run seed, step and stream into 32 well-stirred bits.
+
+    A plain sum would let seed 0 at step 1 see what seed 1 saw at step 0, and the CPU generator of
+    torch reads only the lower 32 bits of a seed, so shifting one of them upwards would lose it.
+
+    Args:
+        seed: seed of the run, at least 0.
+        step: number of the optimizer step, from 0.
+        stream: one stream for each use (0: choice of the batch, r + 1: noise of process r).
+
+    Returns:
+        A seed in [0, 2**32).
+    """
+    return int(np.random.SeedSequence((seed, step, stream)).generate_state(1)[0])
+
+
+class Batches:
+    """Batches by number.
+
+    Args:
+        data: x0 of shape (N, ...); or a tuple (x0, cond) with cond a tensor (N, ...) or a tuple of
+            such tensors; or a sampler, called as `data(n, generator=generator)`, that returns one
+            of the two with N = n (endless data).
+        batch_size: number of examples of a step, over all processes.
+        seed: seed of the run.
+
+    Raises:
+        TypeError: data is none of these.
+        ValueError: x0 is empty, or x0 and cond have different lengths.
+    """
+
+    def __init__(self, data: Data, batch_size: int, seed: int) -> None:
+        if not callable(data):
+            _check(*_split(data))
+        self.data, self.batch_size, self.seed = data, batch_size, seed
+
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, Any]:
+        """Return the part of batch `step` that belongs to process `rank`.
+
+        Args:
+            step: number of the step, from 0.
+            rank: number of this process.
+            world_size: number of processes; together they see the batch that one would see alone.
+
+        Returns:
+            (x0, cond); cond is None where there is none.
+        """
+        generator = torch.Generator().manual_seed(step_seed(self.seed, step))
+        if callable(self.data):
+            x0, cond = _split(self.data(self.batch_size, generator=generator))
+            index = torch.arange(len(x0))
+        else:
+            x0, cond = _split(self.data)
+            index = torch.randint(len(x0), (self.batch_size,), generator=generator)
+        index = index[rank::world_size].to(x0.device)
+        return x0[index], _take(cond, index)
+
+    @property
+    def description(self) -> str:
+        """What must be the same for a run to go on: the shape of the data, and a hash of a few."""
+        if callable(self.data):
+            return "sampler"
+        x0, _ = _split(self.data)
+        few = x0[:: max(1, len(x0) // 16)].detach().cpu().double()
+        return f"{tuple(x0.shape)} {hashlib.sha256(few.numpy().tobytes()).hexdigest()[:8]}"
+
+
+def _split(data: Any) -> tuple[Tensor, Any]:
+    x0, cond = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+    if not isinstance(x0, Tensor):
+        raise TypeError(
+            "data must be a tensor x0, a tuple (x0, cond) or a sampler called as "
+            f"data(n, generator=generator); got {type(data).__name__}"
+        )
+    return x0, cond
+
+
+def _check(x0: Tensor, cond: Any) -> None:
+    if x0.ndim == 0 or len(x0) == 0:
+        raise ValueError(f"data must hold at least one example; x0 has shape {tuple(x0.shape)}")
+    parts = cond if isinstance(cond, tuple) else () if cond is None else (cond,)
+    lengths = [len(part) for part in parts]
+    if any(length != len(x0) for length in lengths):
+        raise ValueError(f"x0 has {len(x0)} examples, cond has {lengths}: they must agree")
+
+
+def _take(cond: Any, index: Tensor) -> Any:
+    if cond is None:
+        return None
+    if isinstance(cond, tuple):
+        return tuple(_take(part, index) for part in cond)
+    return cond[index]

@@ -1,0 +1,58 @@
+"""What surrounds a run: the caller's state is given back, and Ctrl-C ends it cleanly."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+__all__ = ["stop_at_interrupt", "undisturbed"]
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Give back, at the end, the global random state, the mode and the device of the model."""
+    training, device = model.training, next(model.parameters()).device
+    chatter = logging.getLogger("lightning.pytorch")
+    level = chatter.level
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
+        stack.enter_context(warnings.catch_warnings())
+        # Hints on data loaders, which are not used here.
+        warnings.filterwarnings("ignore", module="lightning.*")
+        stack.callback(chatter.setLevel, level)
+        stack.callback(lambda: model.to(device).train(training))
+        chatter.setLevel(logging.ERROR)
+        model.train()
+        yield
+
+
+@contextmanager
+def stop_at_interrupt(trainer: Trainer) -> Iterator[None]:
+    """Let the first Ctrl-C end the training after the step it is in; a second one is not caught."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(*_: Any) -> None:
+        trainer.should_stop = True
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    except SystemExit as leave:  # Lightning's answer to the second Ctrl-C
+        raise KeyboardInterrupt from leave
+    finally:
+        signal.signal(signal.SIGINT, before)
