@@ -29,7 +29,7 @@ help: ## list the targets
 
 $(READY): $(REQUIREMENTS) pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11, 3.12 or 3.13 was found. Install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; fi
-	"$(PYTHON)" -m venv --clear "$(VENV)"
+	[ -x "$(PY)" ] || "$(PYTHON)" -m venv "$(VENV)"
 	"$(PY)" -m pip install -q --disable-pip-version-check -r $(REQUIREMENTS)
 	"$(PY)" -m pip install -q --disable-pip-version-check --no-deps -e .
 	@touch $(READY)

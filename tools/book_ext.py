@@ -1,4 +1,4 @@
-"""The book's own Sphinx extension: a fresh cache, two directives and two substitutions."""
+"""The book's own Sphinx extension: a fresh cache, two directives, two substitutions, downloads."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import hashlib
 import shutil
 from pathlib import Path
 
+import nbformat
+from nbformat import NotebookNode
 from sphinx.application import Sphinx
 
 from chapter_runtime import ChapterRuntime, insert_runtime
 from course_map import CourseMap, outdated_maps
-from notebooks import Repository
+from notebooks import Repository, generate, make_pages, sources, text_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STAMP = "course_lib.sha256"
@@ -60,6 +62,31 @@ def add_substitutions(app: Sphinx, config) -> None:
     config.myst_substitutions = {**known, **config.myst_substitutions}
 
 
+def with_outputs(notebook: NotebookNode, executed: NotebookNode) -> NotebookNode:
+    """Copy what the cells of an executed page showed into the notebook made from the same page."""
+    shown = {cell.source: cell for cell in executed.cells if cell.cell_type == "code"}
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and cell.source in shown:
+            cell.outputs = shown[cell.source].outputs
+            cell.execution_count = shown[cell.source].execution_count
+    return notebook
+
+
+def write_downloads(app: Sphinx, exception: Exception | None) -> None:
+    """Let the download button give a notebook in plain Markdown, with the outputs of this build."""
+    if exception:
+        return
+    pages, repository = make_pages(ROOT), Repository.read(ROOT)
+    out = Path(app.outdir)
+    for path in sources(ROOT):
+        target = out / "_sources" / f"{path.stem}.ipynb"
+        executed = out.parent / "jupyter_execute" / f"{path.stem}.ipynb"
+        if target.exists() and executed.exists():
+            notebook = generate(path, pages[path.stem], repository)
+            filled = with_outputs(notebook, nbformat.read(executed, as_version=4))
+            target.write_text(text_of(filled), encoding="utf-8", newline="\n")
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register everything with Sphinx."""
     app.add_directive("chapter-runtime", ChapterRuntime)
@@ -69,4 +96,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("env-get-outdated", outdated_pages)
     app.connect("env-get-outdated", outdated_maps)
     app.connect("doctree-resolved", insert_runtime)
+    app.connect("build-finished", write_downloads)
     return {"parallel_read_safe": False, "parallel_write_safe": True}

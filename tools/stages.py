@@ -58,7 +58,7 @@ STAGES = [
     Stage("lint", lambda: script("ruff", "check", ".")),
     Stage("format", lambda: script("ruff", "format", "--check", ".")),
     Stage("types", lambda: [PYTHON, "-m", "mypy"]),
-    Stage("layers", lambda: script("lint-imports")),
+    Stage("layers", lambda: script("lint-imports", "--no-logo")),
     Stage("notebooks", lambda: [PYTHON, "tools/notebooks.py", "--check"]),
     Stage("unit", lambda: pytest("-n", "2", "--cov", "--cov-report=term:skip-covered"), ONE_THREAD),
     Stage("nbval", nbval, ONE_THREAD),

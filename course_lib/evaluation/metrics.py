@@ -152,7 +152,7 @@ def nll(log_prob: Callable[[Tensor], Tensor], x: Tensor, batch_size: int = 4096)
         batch_size: samples per call of ``log_prob``.
 
     Returns:
-        ``-mean_i log p(x_i)``: the entropy of the data plus KL(data || p).
+        The mean of -log p(x_i); at best the entropy of the data, to which KL(data || p) adds.
 
     Raises:
         ValueError: if ``x`` is empty, or ``log_prob`` does not return one number a sample.

@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import pytest
 
 import book_ext
@@ -119,3 +120,18 @@ def test_pages_know_the_address():
     assert config.myst_substitutions["repository_url"] == repository.url
     assert config.myst_substitutions["colab_pip"] == repository.pip
     assert config.myst_substitutions["own"] == "1"
+
+
+def test_downloads_have_the_outputs_of_their_cells():
+    new = nbformat.v4
+    printed = new.new_output("stream", name="stdout", text="1")
+    executed = new.new_notebook(
+        cells=[
+            new.new_markdown_cell("a"),
+            new.new_code_cell("b", outputs=[printed], execution_count=7),
+        ]
+    )
+    notebook = new.new_notebook(cells=[new.new_code_cell("install"), new.new_code_cell("b")])
+    install, cell = book_ext.with_outputs(notebook, executed).cells
+    assert (cell.outputs, cell.execution_count) == ([printed], 7)
+    assert install.outputs == []

@@ -158,14 +158,24 @@ def test_networks_take_data_of_the_shapes_in_the_table():
 # --- faces, conversions and paths -------------------------------------------------------------
 
 
+def values(denoiser, x0, eps, t):
+    """What each symbol of the table stands for, by its code; so a swap there is noticed, too."""
+    path = denoiser.path
+    known = {"path": path, "mixture": denoiser, "denoiser": denoiser, "x0": x0, "eps": eps, "t": t}
+    known |= {"xt": path.sample(x0, t, eps), "lam": path.log_snr_half(t), "cond": None}
+    of_path, _, of_denoiser, _ = tables(section("notation-symbols"))
+    found = {formula(r["Symbol"]): eval(code(r["In code"]), known) for r in of_path + of_denoiser}
+    return {symbol: number for symbol, number in found.items() if isinstance(number, torch.Tensor)}
+
+
 def on_path(path):
-    """Times, data and noise, and the symbols that depend on the path alone, as columns."""
+    """Data, noise, times and a denoiser for them, and the value of every symbol as a column."""
     generator = torch.Generator().manual_seed(0)
     t = torch.linspace(0.1, 0.9, B, dtype=torch.float64)
     x0, eps = torch.randn(2, B, 2, generator=generator, dtype=torch.float64)
-    names = {"\\alpha": path.alpha(t), "\\sigma": path.sigma(t)}
-    names |= {"\\alpha'": path.d_alpha(t), "\\sigma'": path.d_sigma(t)}
-    return t, x0, eps, {symbol: column(value) for symbol, value in names.items()}
+    mixture = mixture_2d(path)
+    names = values(mixture, x0, eps, t)
+    return x0, eps, t, mixture, {s: v if v.ndim > 1 else column(v) for s, v in names.items()}
 
 
 def test_every_face_has_a_row():
@@ -175,28 +185,24 @@ def test_every_face_has_a_row():
 
 
 def test_targets_of_the_five_faces(path):
-    t, x0, eps, names = on_path(path)
+    x0, eps, t, _, names = on_path(path)
     (table,) = tables(section("notation-faces"))
     for row in table:
+        target = evaluate(formula(row["is the mean, given $x_t$, of"]), names)
         face = row["Name in code"].strip('`"')
-        value = evaluate(
-            formula(row["is the mean, given $x_t$, of"]), names | {"x_0": x0, "\\varepsilon": eps}
-        )
-        torch.testing.assert_close(value, path.target(x0, eps, t, face))
+        torch.testing.assert_close(target, path.target(x0, eps, t, face))
 
 
-def test_symbols_and_conversions_of_the_five_faces(path):
-    t, x0, eps, names = on_path(path)
-    mixture, xt = mixture_2d(path), path.sample(x0, t, eps)
-    faces, conversions = (
-        tables(section(label))[0] for label in ("notation-faces", "notation-convert")
-    )
-    exact = {row["Name in code"].strip('`"'): formula(row["Prediction"]) for row in faces}
-    names |= {symbol: getattr(mixture, face)(xt, t) for face, symbol in exact.items()} | {"x_t": xt}
-    for row in conversions:
+def test_conversions_of_the_five_faces(path):
+    *_, t, mixture, names = on_path(path)
+    faces, conversions = (tables(section(f"notation-{name}"))[0] for name in ("faces", "convert"))
+    for face, row in zip(faces, conversions, strict=True):
+        xt = names["x_t"]
+        exact = getattr(mixture, face["Name in code"].strip('`"'))(xt, t)
+        torch.testing.assert_close(names[formula(face["Prediction"])], exact)
         noise = evaluate(formula(row["noise $\\hat\\varepsilon$"]), names)
-        data = evaluate(formula(row["data $\\hat x_0$"]), names)
         torch.testing.assert_close(noise, mixture.noise(xt, t))
+        data = evaluate(formula(row["data $\\hat x_0$"]), names)
         torch.testing.assert_close(data, mixture.data(xt, t))
 
 
@@ -216,14 +222,14 @@ def test_formulas_of_the_paths(kind):
     for letter in letters:
         with suppress(ValueError):  # a letter of another path; without its value the row fails
             names[formula(letter["Letter"])] = evaluate(formula(letter["Stands for"]), names)
-    for column, method in [
-        ("\\alpha", "alpha"),
-        ("\\sigma", "sigma"),
-        ("\\lambda", "log_snr_half"),
-    ]:
-        names[column] = value(formula(row[f"${column}$"]), names)
+    for symbol, method in {
+        "\\alpha": "alpha",
+        "\\sigma": "sigma",
+        "\\lambda": "log_snr_half",
+    }.items():
+        names[symbol] = value(formula(row[f"${symbol}$"]), names)
         expected = getattr(path, method)(t)
-        torch.testing.assert_close(names[column].expand(4), expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(names[symbol].expand(4), expected, rtol=1e-9, atol=1e-9)
 
 
 # --- the dictionary: one Gaussian, whose every answer fits on a line -------------------------
@@ -231,21 +237,12 @@ def test_formulas_of_the_paths(kind):
 MEAN, VARIANCE = 0.7, 0.4
 
 
-def ours(path, t, xt):
-    """Our symbols for data N(MEAN, VARIANCE), at samples xt of time t."""
+def ours(path, x0, eps, t):
+    """Our symbols for data N(MEAN, VARIANCE), at the noisy samples of these data and noise."""
     mean, cov = t.new_full((1, 1), MEAN), t.new_full((1, 1, 1), VARIANCE)
     gaussian = GaussianMixture(mean, cov, t.new_ones(1), path)
-    f, g2 = path.drift_diffusion(t)
-    names = {"t": t, "x_t": xt, "e": math.e, "f": f, "g^2": g2, "\\lambda": path.log_snr_half(t)}
-    names |= {"\\alpha": path.alpha(t), "\\sigma": path.sigma(t)}
-    names |= {"\\alpha'": path.d_alpha(t), "\\sigma'": path.d_sigma(t)}
-    faces = {
-        "\\hat\\varepsilon": "noise",
-        "\\hat x_0": "data",
-        "u": "velocity",
-        "\\nabla\\log p_t": "score",
-    }
-    return names | {s: getattr(gaussian, face)(column(xt), t)[:, 0] for s, face in faces.items()}
+    names = values(gaussian, column(x0), column(eps), t)
+    return {symbol: v if v.ndim == 1 else v[:, 0] for symbol, v in names.items()} | {"e": math.e}
 
 
 def equations(label):
@@ -264,13 +261,10 @@ def test_dictionary_flow_matching():
     x = s * data + (1 - s) * noise
     variance = s**2 * VARIANCE + (1 - s) ** 2  # of x, and half its derivative in their time:
     growth = s * VARIANCE - (1 - s)
-    names = ours(Linear(), 1 - s, x) | {"\\tilde t": s, "\\tilde x_1": data, "\\tilde x_0": noise}
-    names |= {
-        "\\tilde u": MEAN + growth / variance * (x - s * MEAN),
-        "x_0": data,
-        "\\varepsilon": noise,
-    }
-    names |= {"\\nabla\\log\\tilde p": -(x - s * MEAN) / variance, "h": 0.1}
+    names = ours(Linear(), data, noise, 1 - s)
+    names |= {"\\tilde t": s, "\\tilde x_1": data, "\\tilde x_0": noise, "h": 0.1}
+    names |= {"\\tilde u": MEAN + growth / variance * (x - s * MEAN)}
+    names |= {"\\nabla\\log\\tilde p": -(x - s * MEAN) / variance}
     for equation in equations("notation-flow-matching").values():
         check(equation, names)
 
@@ -279,7 +273,7 @@ def test_dictionary_ddpm():
     betas = torch.linspace(1e-4, 0.02, T, dtype=torch.float64)
     n = torch.arange(2, T + 1)
     path, alpha_bars = DiscreteVP(betas), torch.cumprod(1 - betas, 0)
-    names = ours(path, n.double() / T, torch.zeros(len(n), dtype=torch.float64)) | {"n": n.double(), "T": T}
+    names = ours(path, *torch.zeros(2, len(n)).double(), n.double() / T) | {"n": n.double(), "T": T}
     names |= {"\\beta_n": betas[n - 1], "\\bar\\alpha_n": alpha_bars[n - 1]}
     for equation in equations("notation-ddpm").values():
         check(equation, names | {"\\bar\\alpha_{n-1}": alpha_bars[n - 2]})
@@ -289,8 +283,9 @@ def test_dictionary_ddpm():
 def test_dictionary_edm(path):
     level = torch.tensor([0.1, 0.5, 1.0, 5.0], dtype=torch.float64)
     x = torch.tensor([-1.0, 0.5, 2.0, 9.0], dtype=torch.float64)
-    t, variance = path.t_of_lambda(-level.log()), VARIANCE + level**2
-    names = ours(path, t, path.alpha(t) * x) | {"\\tilde x": x, "\\tilde\\sigma": level}
+    variance = VARIANCE + level**2
+    names = ours(path, x, 0 * x, path.t_of_lambda(-level.log()))  # so x_t = alpha x
+    names |= {"\\tilde x": x, "\\tilde\\sigma": level}
     names |= {"\\tilde D": (VARIANCE * x + level**2 * MEAN) / variance}
     for equation in equations("notation-edm").values():
         check(equation, names | {"\\nabla\\log\\tilde p": -(x - MEAN) / variance})
@@ -298,17 +293,16 @@ def test_dictionary_edm(path):
 
 def test_dictionary_sde(path):
     t, data, noise = draw()
-    names = ours(path, t, path.sample(data, t, noise))
-    names["\\beta(t)"] = 0.1 + t * (20 - 0.1)
+    names = ours(path, data, noise, t) | {"\\beta(t)": 0.1 + t * (20 - 0.1)}
     for what, equation in equations("notation-sde").items():
         if "VP" not in what or path == VP(0.1, 20.0):
             check(equation, names)
 
 
 def test_dictionary_snr(path):
-    t = torch.linspace(0.1, 0.9, 7, dtype=torch.float64)
-    alpha, sigma = path.alpha(t), path.sigma(t)
-    names = ours(path, t, t) | {"\\tilde\\gamma": -torch.log(alpha**2 / sigma**2)}
+    t, data, noise = draw()
+    names = ours(path, data, noise, t)
+    names["\\tilde\\gamma"] = -torch.log(path.alpha(t) ** 2 / path.sigma(t) ** 2)
     for equation in equations("notation-snr").values():
         check(equation, names)
 
