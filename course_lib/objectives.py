@@ -116,7 +116,7 @@ def snr_weight(path: Path, t: Tensor, predicts: Face) -> Tensor:
 
 
 def min_snr_weight(path: Path, t: Tensor, predicts: Face, gamma: float = 5.0) -> Tensor:
-    """min(SNR, gamma) times the squared error of the data (Hang et al., 2023, eq. 8); (B,)."""
+    """min(SNR, gamma) times the squared error of the data (Hang et al., 2023); (B,)."""
     snr = torch.exp(2 * path.log_snr_half(t))
     return snr_weight(path, t, predicts) * (gamma / snr).clamp(max=1)
 

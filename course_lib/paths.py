@@ -385,7 +385,7 @@ class VE(Path):
 
 @dataclass(frozen=True)
 class Linear(Path):
-    """The straight path x_t = (1 - t) x0 + t eps of rectified flow (Liu et al., 2022).
+    """The straight path x_t = (1 - t) x0 + t eps of rectified flow (Liu et al., 2023).
 
     Lipman et al. (2023) call it the optimal-transport path and let time run the other way.
     """
@@ -410,7 +410,7 @@ class Linear(Path):
 
 
 class DiscreteVP(_VariancePreserving):
-    """DDPM's T noising steps (Ho et al., 2020, eq. 2-4), on the same clock as every other path.
+    """DDPM's T noising steps (Ho et al., 2020, eq. 2 and 4), on the same clock as every other path.
 
     Step n = 1..T sits at t = n/T, with alpha(n/T)^2 = prod_{m<=n} (1 - beta_m). In between,
     log alpha^2 is linear: this is the VP path whose noise rate is the constant

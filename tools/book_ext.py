@@ -18,14 +18,18 @@ ROOT = Path(__file__).resolve().parent.parent
 STAMP = "course_lib.sha256"
 
 
-def library_hash(root: Path) -> str:
-    """Return a hash of all that the executed pages depend on besides their own text."""
+def hash_of(root: Path, *patterns: str) -> str:
+    """Return a hash of the names and contents of the files that match."""
     digest = hashlib.sha256()
-    files = [*root.glob("course_lib/**/*.py"), *root.glob("course_lib/**/*.json")]
-    for path in [*sorted(files), root / "requirements.txt"]:
+    for path in sorted({path for pattern in patterns for path in root.glob(pattern)}):
         digest.update(path.relative_to(root).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def library_hash(root: Path) -> str:
+    """Return a hash of all that the executed pages depend on besides their own text."""
+    return hash_of(root, "course_lib/**/*.py", "course_lib/**/*.json", "requirements.txt")
 
 
 def drop_stale_cache(cache: Path, current: str) -> None:
@@ -60,6 +64,8 @@ def add_substitutions(app: Sphinx, config) -> None:
     repository = Repository.read(ROOT)
     known = {"repository_url": repository.url, "colab_pip": repository.pip}
     config.myst_substitutions = {**known, **config.myst_substitutions}
+    # Sphinx writes all pages again when a setting changes, but not when a style sheet does.
+    config.book_static = hash_of(ROOT, "book/_static/*")
 
 
 def with_outputs(notebook: NotebookNode, executed: NotebookNode) -> NotebookNode:
@@ -91,6 +97,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register everything with Sphinx."""
     app.add_directive("chapter-runtime", ChapterRuntime)
     app.add_directive("course-map", CourseMap)
+    app.add_config_value("book_static", "", "html")
     app.connect("config-inited", add_substitutions)
     app.connect("builder-inited", refresh_cache, priority=100)
     app.connect("env-get-outdated", outdated_pages)

@@ -2,7 +2,7 @@
 
 Between t and s the probability-flow ODE, in the variable lambda = log(alpha / sigma), is
 ``x_s = sigma_s/sigma_t x_t + (alpha_s - alpha_t sigma_s/sigma_t) D`` for a constant data
-prediction D (Lu et al., 2022, "DPM-Solver++", eq. 9). Written so, nothing is infinite at
+prediction D (Lu et al., 2022, "DPM-Solver++"). Written so, nothing is infinite at
 sigma_s = 0, where the step returns D, nor at alpha_t = 0.
 """
 
@@ -68,7 +68,7 @@ def dpm_solver_pp_2m(
     generator: torch.Generator | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
-    """DPM-Solver++(2M): order 2, one evaluation a step (Lu et al., 2022, algorithm 2).
+    """DPM-Solver++(2M): order 2, one evaluation a step (Lu et al., 2022, "DPM-Solver++").
 
     The data prediction is extrapolated in lambda from the last two steps. The first step, and a
     last step to sigma = 0 (lambda infinite), take it as it is. Arguments, result and errors as

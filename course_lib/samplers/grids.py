@@ -39,7 +39,7 @@ def cosine_grid(path: Path, steps: int, *, t_max: float = 1.0, t_min: float = 0.
 def lambda_grid(path: Path, steps: int, *, t_max: float = 1.0, t_min: float = 1e-3) -> Tensor:
     """Steps of equal length in lambda = log(alpha / sigma) down to ``t_min``, then one to t = 0.
 
-    Lu et al., 2022 ("DPM-Solver"), section 3.3.
+    Lu et al., 2022 ("DPM-Solver").
 
     Raises:
         ValueError: if ``steps`` < 2, or lambda is infinite at ``t_max`` or ``t_min``.

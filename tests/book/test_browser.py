@@ -39,7 +39,11 @@ LOOK = """async () => {
     clipped: [...article.querySelectorAll("pre, mjx-container[display]")].filter(hides).map(shape),
     wider: document.scrollingElement.scrollWidth - window.innerWidth,
     culprits: [...document.querySelectorAll("article *")]
-      .filter(e => e.getBoundingClientRect().right > window.innerWidth + 1).slice(0, 5).map(shape),
+      .filter(e => !e.closest("pre, mjx-container, table, svg"))
+      .filter(e => e.getBoundingClientRect().right > window.innerWidth + 1
+        || (e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX === "visible"
+            && getComputedStyle(e).display !== "inline"))
+      .slice(0, 5).map(shape),
   };
 }"""
 
