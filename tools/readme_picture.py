@@ -17,7 +17,12 @@ def main() -> None:
     """Sample, choose some states of the way, and write the picture."""
     shape = (4, 1, 28, 28)
     states = sample(
-        load_pretrained("ddpm_mnist"), shape, solver="ddim", steps=40, seed=7, return_trajectory=True
+        load_pretrained("ddpm_mnist"),
+        shape,
+        solver="ddim",
+        steps=40,
+        seed=7,
+        return_trajectory=True,
     )
     images = states[STATES].transpose(0, 1).flatten(0, 1)
     titles = [f"t = {1 - i / 40:.2g}" for i in STATES]

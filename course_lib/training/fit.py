@@ -96,22 +96,21 @@ def fit(
     config: dict[str, Any] = {"steps": steps, "lr": lr, "ema": ema}
     config |= {"lr_schedule": lr_schedule, "grad_clip": grad_clip}
     others = {"batch_size": batch_size, "save_every": save_every, "resume": resume}
-    options = dict(trainer_options or {})
-    _check(denoiser, {**config, **others, "trainer_options": options})
-    batches = Batches(data, batch_size, seed)
-
-    from course_lib.training.engine import Engine
-
+    _check(denoiser, {**config, **others, "trainer_options": trainer_options or {}})
     folder = None if checkpoint is None else Path(checkpoint)
     with undisturbed(denoiser):
-        engine = Engine(denoiser, batches, objective, config, folder, save_every)
-        start = _start(engine, folder, resume, steps)
-        trainer = _trainer(steps, progress, _logger(logger, folder), folder, options)
-        with stop_at_interrupt(trainer):
-            trainer.fit(engine, ckpt_path=start)
-        if trainer.should_stop and trainer.global_step < steps:
-            warnings.warn(_stopped(trainer, folder), stacklevel=2)
+        batches = Batches(data, batch_size, seed)
+        engine = _engine(denoiser, batches, objective, config, folder, save_every)
+        trainer = _trainer(steps, progress, _logger(logger, folder), folder, trainer_options)
+        _run(trainer, engine, _start(engine, folder, resume, steps), folder)
     return _averaged(engine, denoiser)
+
+
+def _engine(*arguments: Any) -> Engine:
+    """The engine; Lightning is imported here, when it is needed."""
+    from course_lib.training.engine import Engine
+
+    return Engine(*arguments)
 
 
 def _check(model: nn.Module, values: dict[str, Any]) -> None:
@@ -162,13 +161,14 @@ def _start(engine: Engine, folder: Path | None, resume: Any, steps: int) -> Path
 
 
 def _trainer(
-    steps: int, progress: bool, logger: Any, folder: Path | None, options: dict[str, Any]
+    steps: int, progress: bool, logger: Any, folder: Path | None, options: dict[str, Any] | None
 ) -> Trainer:
     from lightning.pytorch import Trainer
     from lightning.pytorch.callbacks import TQDMProgressBar
 
     from course_lib.training.checkpoints import AtomicCheckpointIO
 
+    options = dict(options or {})
     bars = [TQDMProgressBar(refresh_rate=10)] if progress else []
     defaults: dict[str, Any] = {
         # Not "auto": Apple's GPU lacks float64, which the exact checks of the course need.
@@ -211,6 +211,14 @@ def _stopped(trainer: Trainer, folder: Path | None) -> str:
         else "give a checkpoint folder to be able to go on"
     )
     return f"fit was interrupted after step {trainer.global_step} of {trainer.max_steps}; {on}"
+
+
+def _run(trainer: Trainer, engine: Engine, start: Path | None, folder: Path | None) -> None:
+    """Train; say so if Ctrl-C ended it early."""
+    with stop_at_interrupt(trainer):
+        trainer.fit(engine, ckpt_path=start)
+    if trainer.should_stop and trainer.global_step < trainer.max_steps:
+        warnings.warn(_stopped(trainer, folder), stacklevel=3)
 
 
 def _averaged(engine: Engine, denoiser: Model) -> Model:

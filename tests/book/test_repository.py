@@ -105,3 +105,29 @@ def test_the_package_pins_nothing_above():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     for line in project["project"]["dependencies"]:
         assert {part.operator for part in Requirement(line).specifier} == {">="}, line
+
+
+def documents():
+    """The pages about the project itself."""
+    return [*ROOT.glob("*.md"), *ROOT.glob("*/README.md")]
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_in_documents_lead_to_files(path):
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text(encoding="utf-8"))
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_example_of_the_readme_runs():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], names)
+    assert names["x"].shape == (1000, 2)
+    assert names["x"].isfinite().all()
+
+
+def test_commands_of_the_documents_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    for path in documents():
+        named = re.findall(r"(?:`|^)make ([a-z]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert set(named) <= targets, path.name
