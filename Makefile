@@ -60,5 +60,5 @@ lock: $(READY) ## resolve requirements.txt again from pyproject.toml
 	"$(PY)" tools/lock.py
 
 clean: ## remove what was built (.venv stays: delete that folder to start anew)
-	rm -rf _build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/results.json
+	rm -rf _build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache benchmarks/results.json
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -67,6 +67,7 @@ def _train(config: Namespace) -> None:
     from course_lib.training.recipe import train
 
     name = Path(config.recipe).stem
+    commit = _commit()  # before the training: the code may change meanwhile
     output = config.output or Path("runs") / name
     model: Any = train(config, checkpoint=config.fit.checkpoint or Path("runs") / name)
     if len(model.losses) < config.fit.steps:
@@ -74,7 +75,7 @@ def _train(config: Namespace) -> None:
     info = {
         "model": config.model.as_dict(),
         "recipe": name,
-        "commit": _commit(),
+        "commit": commit,
         "seed": config.fit.seed,
         "steps": config.fit.steps,
         "metrics": {},

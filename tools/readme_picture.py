@@ -10,7 +10,7 @@ from course_lib.plotting import image_grid
 from course_lib.pretrained import load_pretrained
 
 TARGET = Path(__file__).parents[1] / "book/_static/readme.png"
-STATES = [0, 15, 22, 27, 31, 35, 40]
+STATES = [0, 5, 8, 11, 14, 20, 40]
 
 
 def main() -> None:

@@ -16,6 +16,13 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale) + shift
 
 
+def _xavier(module: nn.Module) -> None:
+    """Initialise linear layers as DiT's authors do; those that are zero stay zero."""
+    if isinstance(module, nn.Linear) and module.weight.any():
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
 class DiTBlock(nn.Module):
     """A transformer block with adaptive layer norm, adaLN-zero (ibid., section 3.2).
 
@@ -84,6 +91,7 @@ class DiT(nn.Module):
         self.norm = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, channels * patch**2)
+        self.apply(_xavier)
         for layer in (self.modulation, self.out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)

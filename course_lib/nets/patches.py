@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -45,12 +47,14 @@ def position_embedding(side: int, dim: int) -> Tensor:
     """Sines and cosines of the row and of the column, for a square grid of tokens.
 
     Args:
-        side: Tokens a side.
+        side: Tokens a side. The periods run from 2 tokens to 4 sides.
         dim: Width, divisible by 4: one half tells the row, the other the column.
 
     Returns:
         Shape (side * side, dim), in the order of `patchify`.
     """
-    line = sinusoidal(torch.arange(side) / 1000, dim // 2)
+    # Angles pi k (2 side)^-j: each feature varies over the grid. With a transformer's usual longest
+    # period of 10,000 tokens most of them would be constant on a grid of a few tokens a side.
+    line = sinusoidal(math.pi * torch.arange(side) / 1000, dim // 2, max_period=2 * side)
     rows, columns = line.repeat_interleave(side, 0), line.repeat(side, 1)
     return torch.cat([rows, columns], dim=1)
