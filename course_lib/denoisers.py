@@ -72,12 +72,17 @@ class NetDenoiser(Denoiser):
         data_std: standard deviation of the data, one number; above 0.
 
     Raises:
+        TypeError: if ``path`` is no Path.
         ValueError: if ``data_std`` is not above 0; and, from a face, if the network returns
             another shape than x.
     """
 
     def __init__(self, net: nn.Module, path: Path, predicts: Face = "noise", data_std: float = 1.0):
         super().__init__()
+        if not isinstance(path, Path):
+            raise TypeError(
+                f"path must be a Path (the order is net, path); got {type(path).__name__}"
+            )
         if not data_std > 0:
             raise ValueError(f"data_std must be above 0; got {data_std}")
         path._row(torch.ones(1), predicts)  # refuses an unknown name now rather than in training
@@ -248,6 +253,19 @@ class GaussianMixture(Denoiser):
         if t is None:
             return x0
         return self.path.sample(x0, t, torch.empty_like(x0).normal_(generator=generator))
+
+
+def check_denoiser(denoiser: Any) -> None:
+    """Refuse a bare network where a Denoiser is needed.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    if not isinstance(denoiser, Denoiser):
+        raise TypeError(
+            f"denoiser must be a Denoiser; got {type(denoiser).__name__}: a network becomes one by "
+            f"NetDenoiser(net, path)"
+        )
 
 
 def _refuse(cond: Any) -> None:

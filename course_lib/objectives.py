@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_lib.denoisers import Denoiser
+from course_lib.denoisers import Denoiser, check_denoiser
 from course_lib.paths import Face, Path
 
 __all__ = [
@@ -63,8 +63,12 @@ def denoising_loss(
         The loss, averaged over samples and dimensions; a scalar.
 
     Raises:
+        TypeError: if ``denoiser`` is a bare network, or x0 is not floating point.
         ValueError: if shapes do not fit or a given time lies outside [0, 1].
     """
+    check_denoiser(denoiser)
+    if not x0.is_floating_point():
+        raise TypeError(f"x0 must be floating point (images in [-1, 1]); got {x0.dtype}")
     path = denoiser.path
     if t is None or callable(t):
         draw = t or uniform_times

@@ -45,8 +45,14 @@ def expand(t: Tensor, x: Tensor) -> Tensor:
         ``t`` with shape (B, 1, ..., 1), as many dimensions as ``x``.
 
     Raises:
+        TypeError: if ``t`` is no tensor.
         ValueError: if ``t`` does not have the shape (B,).
     """
+    if not isinstance(t, Tensor):
+        raise TypeError(
+            f"t must be a tensor of shape (B,), one time per sample; got {type(t).__name__}: "
+            f"write torch.full((B,), t)"
+        )
     if t.shape != x.shape[:1]:
         raise ValueError(
             f"t must have shape (B,) = ({x.shape[0] if x.ndim else '?'},), one time per sample "
@@ -63,8 +69,8 @@ def check_time(t: Tensor) -> None:
     """
     if not bool(((t >= 0) & (t <= 1)).all()):
         raise ValueError(
-            f"t must lie in [0, 1] (0 is data, 1 is noise); got values from "
-            f"{t.min().item():.6g} to {t.max().item():.6g}"
+            f"t must lie in [0, 1] (0 is data, 1 is noise; step n of T is n / T); got "
+            f"values from {t.min().item():.6g} to {t.max().item():.6g}"
         )
 
 

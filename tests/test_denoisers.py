@@ -182,6 +182,8 @@ def test_network_input_has_unit_variance():
 
 def test_net_denoiser_refuses_bad_parts():
     net = Answer(lambda x, t: x[:, :1])
+    with pytest.raises(TypeError, match=r"the order is net, path\); got Answer"):
+        NetDenoiser(VP(), net)
     with pytest.raises(ValueError, match="data_std"):
         NetDenoiser(net, VP(), data_std=0.0)
     with pytest.raises(ValueError, match="got 'epsilon'"):

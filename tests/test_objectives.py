@@ -182,3 +182,11 @@ def test_given_times_are_checked():
         denoising_loss(denoiser, x0, t=t + 1, eps=eps)
     with pytest.raises(ValueError, match="eps must have"):
         denoising_loss(denoiser, x0, t=t, eps=eps[:3])
+
+
+def test_bare_networks_and_bytes_are_refused():
+    denoiser, x0, *_ = fixed(VP(), "noise")
+    with pytest.raises(TypeError, match=r"got Linear: a network becomes one by NetDenoiser"):
+        denoising_loss(nn.Linear(5, 5), x0)
+    with pytest.raises(TypeError, match=r"images in \[-1, 1\]\); got torch.uint8"):
+        denoising_loss(denoiser, x0.to(torch.uint8))

@@ -201,6 +201,8 @@ def test_bad_arguments_are_named():
         path.sample(x, t[:2], x)
     with pytest.raises(ValueError, match=r"t must have shape"):
         path.sample(x, torch.tensor(0.5), x)
+    with pytest.raises(TypeError, match=r"one time per sample; got float: write torch\.full"):
+        path.sample(x, 0.5, x)
     with pytest.raises(ValueError, match="eps must have the shape"):
         path.sample(x, t, x[:, :1])
     with pytest.raises(ValueError, match=r"\[0, 1\].*1\.5"):

@@ -10,7 +10,7 @@ from course_lib.plotting import image_grid
 from course_lib.pretrained import load_pretrained
 
 TARGET = Path(__file__).parents[1] / "book/_static/readme.png"
-STATES = [0, 5, 8, 11, 14, 20, 40]
+STATES = [0, 14, 18, 22, 26, 32, 40]
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     images = states[STATES].transpose(0, 1).flatten(0, 1)
     titles = [f"t = {1 - i / 40:.2g}" for i in STATES]
     figure = image_grid(images, columns=len(STATES), titles=titles, size=1.0)
-    figure.savefig(TARGET, dpi=120, facecolor="white")
+    figure.savefig(TARGET, dpi=120, facecolor="white", bbox_inches="tight")
 
 
 if __name__ == "__main__":

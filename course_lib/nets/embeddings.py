@@ -103,7 +103,10 @@ class ConditionEmbedding(nn.Module):
         if self.context_dim is not None:
             return vector, self._context(cond, t)
         if cond is not None:
-            raise ValueError("cond must be None: the net has neither num_classes nor context_dim")
+            raise ValueError(
+                "cond must be None: the net was built with neither num_classes nor context_dim; "
+                "leave the labels out (`images, _ = digits()`), or build it with num_classes"
+            )
         return vector, None
 
     def _context(self, cond: Condition, t: Tensor) -> Context:

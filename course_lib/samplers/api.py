@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from course_lib.denoisers import Denoiser
+from course_lib.denoisers import Denoiser, check_denoiser
 from course_lib.samplers.dpm import ddim, dpm_solver_pp_2m
 from course_lib.samplers.grids import uniform_grid
 from course_lib.samplers.ode import euler, heun
@@ -51,8 +51,10 @@ def sample(
         entry i is the state at ts[i].
 
     Raises:
+        TypeError: if ``denoiser`` is a bare network.
         ValueError: if the solver is unknown, or the solver refuses grid or shapes.
     """
+    check_denoiser(denoiser)
     if solver not in SOLVERS:
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)}; got {solver!r}")
     ts = uniform_grid(denoiser.path, steps) if ts is None else ts

@@ -92,7 +92,8 @@ def _split(data: Any) -> tuple[Tensor, Any]:
     if not isinstance(x0, Tensor):
         raise TypeError(
             "data must be a tensor x0, a tuple (x0, cond) or a sampler called as "
-            f"data(n, generator=generator); got {type(data).__name__}"
+            f"data(n, generator=generator); got {type(data).__name__} (torch.from_numpy makes "
+            "tensors of arrays)"
         )
     return x0, cond
 

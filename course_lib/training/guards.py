@@ -22,6 +22,8 @@ __all__ = ["stop_at_interrupt", "undisturbed"]
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Give back, at the end, the global random state, the mode and the device of the model."""
+    import lightning.pytorch  # noqa: F401  (its import sets the level of its logger)
+
     training, device = model.training, next(model.parameters()).device
     chatter = logging.getLogger("lightning.pytorch")
     level = chatter.level

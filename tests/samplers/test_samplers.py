@@ -243,6 +243,8 @@ def test_bad_times_are_refused(name):
 
 
 def test_options_are_checked():
+    with pytest.raises(TypeError, match="got Linear: a network becomes one"):
+        sample(nn.Linear(1, 1), (2, 1))
     denoiser = gaussian(VP())
     with pytest.raises(ValueError, match=r"eta must lie in \[0, 1\]"):
         sample(denoiser, (2, 1), solver="ddim", eta=1.5)
