@@ -31,7 +31,10 @@ def sentence(seconds: float | None, cores: int) -> str:
 
 
 def cores_in_use() -> int:
-    """Return the number of CPU cores that this process may use."""
+    """Return the number of CPU cores that torch may use: OMP_NUM_THREADS, or all of them."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdigit():
+        return int(threads)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

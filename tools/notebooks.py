@@ -18,18 +18,16 @@ import hashlib
 import re
 import sys
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlparse
 
 import jupytext
 import nbformat
-import yaml
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from bibliography import read_bibliography
 from plain_markdown import Page, figure_caption, translate
+from repository import Repository, config
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPARED = "nbval-check-output"
@@ -46,42 +44,6 @@ METADATA = {
 NOTE = """\
 *This notebook is generated from [`{name}.md`]({folder}/{name}.md): change that file, not this one.*
 [Open it in Colab]({colab}/{name}.ipynb)."""
-
-
-@dataclass(frozen=True)
-class Repository:
-    """Addresses that follow from the one in `_config.yml`."""
-
-    url: str
-    branch: str
-    folder: str
-
-    @classmethod
-    def read(cls, root: Path) -> Repository:
-        """Read the repository's address from `_config.yml`."""
-        entry = config(root)["repository"]
-        return cls(entry["url"].rstrip("/"), entry["branch"], entry["path_to_book"])
-
-    @property
-    def pages(self) -> str:
-        """Web address of the folder with the sources."""
-        return f"{self.url}/blob/{self.branch}/{self.folder}"
-
-    @property
-    def colab(self) -> str:
-        """Web address under which Colab opens a notebook of that folder."""
-        path = f"{urlparse(self.url).path}/blob/{self.branch}/{self.folder}"
-        return f"https://colab.research.google.com/github{path}"
-
-    @property
-    def pip(self) -> str:
-        """The line that installs the package on Colab."""
-        return f'%pip install -q "git+{self.url}@{self.branch}"'
-
-
-def config(root: Path) -> dict:
-    """Return the settings of the book."""
-    return yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
 
 
 def sources(root: Path) -> list[Path]:

@@ -53,6 +53,7 @@ def book() -> list[str]:
     return script("jupyter-book", "build", "book", *flags)
 
 
+# Two processes whose torch threads wait for each other on two cores can be a hundred times slower.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 STAGES = [
     Stage("lint", lambda: script("ruff", "check", ".")),
@@ -62,7 +63,7 @@ STAGES = [
     Stage("notebooks", lambda: [PYTHON, "tools/notebooks.py", "--check"]),
     Stage("unit", lambda: pytest("-n", "2", "--cov", "--cov-report=term:skip-covered"), ONE_THREAD),
     Stage("nbval", nbval, ONE_THREAD),
-    Stage("book", book),
+    Stage("book", book, ONE_THREAD),
     Stage("browser", lambda: pytest("-m", "browser", "tests/book/test_browser.py"), needs="book"),
 ]
 
