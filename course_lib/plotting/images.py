@@ -50,11 +50,15 @@ def image_grid(
         if texts is not None and len(texts) != count:
             raise ValueError(f"{name} must have {count} entries; got {len(texts)}")
     height, width = picture.shape[0] / shape[0], picture.shape[1] / shape[1]
-    margin = 0.1 + 0.09 * max(map(len, row_labels or [""]))  # room for the labels, in inches
-    size = min(size, (WIDTH - margin) / shape[1])
-    inches = (size * shape[1] + margin, size * shape[0] * height / width + (0.4 if titles else 0.1))
+    left = 0.1 + 0.09 * max(map(len, row_labels or [""]))  # room for the labels, in inches
+    top = 0.3 if titles else 0.05
+    size = min(size, (WIDTH - left - 0.05) / shape[1])
+    w, h = size * shape[1], size * shape[0] * height / width
+    inches = (w + left + 0.05, h + top + 0.05)
+    # Placed by hand: the layout engine gives up on so flat a figure and would cut the labels.
     fig = Figure(figsize=inches)
-    ax = fig.add_subplot()
+    fig.set_layout_engine("none")
+    ax = fig.add_axes((left / inches[0], 0.05 / inches[1], w / inches[0], h / inches[1]))
     ax.imshow(picture, interpolation="nearest")
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0, top=False, labeltop=True, labelbottom=False)

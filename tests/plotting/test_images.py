@@ -101,3 +101,10 @@ def test_frames_are_one_tile_a_time():
 def test_frames_need_five_dimensions():
     with pytest.raises(ValueError, match=r"\(T, N, C, H, W\); got \(3, 1, 2, 2\)"):
         image_frames(numbered(3))
+
+
+def test_long_row_labels_stay_inside_the_figure():
+    figure = image_grid(torch.zeros(24, 1, 8, 8), columns=12, row_labels=["U-Net, short", "real"])
+    figure.canvas.draw()
+    for label in figure.axes[0].get_yticklabels():
+        assert label.get_window_extent().x0 >= 0
