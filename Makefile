@@ -35,7 +35,7 @@ $(READY): $(REQUIREMENTS) pyproject.toml
 	@touch $(READY)
 
 book: $(READY) ## build the book into _build/html
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} "$(BIN)/jupyter-book" build book --toc "$(CURDIR)/_toc.yml" $(BOOK_FLAGS) || { rm -rf _build/.doctrees; exit 1; }
+	COURSE_PROGRESS=off OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} "$(BIN)/jupyter-book" build book --toc "$(CURDIR)/_toc.yml" $(BOOK_FLAGS) || { rm -rf _build/.doctrees; exit 1; }
 
 test: $(READY) ## run every check; prints the time of each stage
 	"$(PY)" tools/stages.py

@@ -5,6 +5,12 @@ import torch
 from exact import PATHS, mixture_2d
 
 
+@pytest.fixture(autouse=True)
+def _no_progress_file(monkeypatch):
+    """No test writes into the progress file of whoever runs it."""
+    monkeypatch.setenv("COURSE_PROGRESS", "off")
+
+
 @pytest.fixture(params=PATHS.values(), ids=PATHS.keys())
 def path(request):
     return request.param

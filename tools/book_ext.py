@@ -1,4 +1,4 @@
-"""The book's own Sphinx extension: a fresh cache, two directives, two substitutions, downloads."""
+"""The book's own Sphinx extension: a fresh cache, directives, substitutions, downloads."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ import nbformat
 from nbformat import NotebookNode
 from sphinx.application import Sphinx
 
+from chapter_numbers import number_chapters
 from chapter_runtime import ChapterRuntime, insert_runtime
 from course_map import CourseMap, outdated_maps
-from notebooks import Repository, generate, make_pages, sources, text_of
+from exercise_section import ExerciseSection
+from notebooks import generate, make_pages, sources
+from repository import Repository
+from stored_notebook import text_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STAMP = "course_lib.sha256"
@@ -97,11 +101,13 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register everything with Sphinx."""
     app.add_directive("chapter-runtime", ChapterRuntime)
     app.add_directive("course-map", CourseMap)
+    app.add_directive("exercises", ExerciseSection)
     app.add_config_value("book_static", "", "html")
     app.connect("config-inited", add_substitutions)
     app.connect("builder-inited", refresh_cache, priority=100)
     app.connect("env-get-outdated", outdated_pages)
     app.connect("env-get-outdated", outdated_maps)
+    app.connect("env-get-updated", number_chapters, priority=900)
     app.connect("doctree-resolved", insert_runtime)
     app.connect("build-finished", write_downloads)
     return {"parallel_read_safe": False, "parallel_write_safe": True}

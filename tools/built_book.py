@@ -66,8 +66,9 @@ def _only_local(route: Route) -> None:
 @contextmanager
 def browser_page(width: int, mode: str, height: int = 900) -> Iterator[Page]:
     """Open a browser window of this width in light or dark mode; yield its page."""
+    chromium = find_chromium()  # may start Playwright itself, which cannot be nested
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         context = browser.new_context(
             viewport={"width": width, "height": height},
             color_scheme=mode,

@@ -48,6 +48,7 @@ class Page:
         labels: label -> text of a reference to it, such as `(1.3)`; shared by all pages.
         substitutions: name -> text for `{{ name }}`.
         macros: name of a TeX macro without arguments -> its text; only the book knows them.
+        exercises: the sentence that stands for the exercises: they have a notebook of their own.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Page:
     labels: dict[str, str] = field(default_factory=dict)
     substitutions: dict[str, str] = field(default_factory=dict)
     macros: dict[str, str] = field(default_factory=dict)
+    exercises: str = ""
     counts: Counter[str] = field(default_factory=Counter)
     cited: set[str] = field(default_factory=set)
 
@@ -130,6 +132,8 @@ def _directive(name: str, argument: str, lines: list[str], page: Page) -> str:
     options, body = _options(lines)
     if name in DROPPED:
         return ""
+    if name == "exercises":
+        return page.exercises
     if name == "math":
         return _equation(body, options.get("label"), page)
     if name in ("figure", "image"):

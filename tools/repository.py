@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -25,9 +25,13 @@ class Repository:
         entry = config(root)["repository"]
         return cls(entry["url"].rstrip("/"), entry["branch"], entry["path_to_book"])
 
+    def at(self, folder: str) -> Repository:
+        """Return the same addresses for another folder of the repository."""
+        return replace(self, folder=folder)
+
     @property
     def pages(self) -> str:
-        """Web address of the folder with the sources."""
+        """Web address of the folder."""
         return f"{self.url}/blob/{self.branch}/{self.folder}"
 
     @property

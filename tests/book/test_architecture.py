@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import notebooks
+from stored_notebook import is_compared
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "course_lib").rglob("*.py"))
@@ -147,7 +148,7 @@ def test_chapters_have_one_interactive_figure_and_five_compared_cells(path):
 
     code = [cell for cell in jupytext.read(path).cells if cell.cell_type == "code"]
     assert any("viewer(" in cell.source for cell in code)
-    assert sum(notebooks.is_compared(cell) for cell in code) >= 5
+    assert sum(is_compared(cell) for cell in code) >= 5
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=_name)

@@ -7,11 +7,13 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+from docutils import nodes
 
 import book_ext
-import notebooks
+from chapter_numbers import chapter_number, number_chapters
 from chapter_runtime import sentence
 from course_map import Chapter, draw, outdated_maps, read_chapters
+from repository import Repository
 
 ROOT = Path(__file__).resolve().parents[2]
 MAP = ROOT / "book" / "_data" / "course_map.yml"
@@ -116,7 +118,7 @@ def test_executed_pages_are_read_again_once_after_a_change():
 def test_pages_know_the_address():
     config = SimpleNamespace(myst_substitutions={"own": "1"})
     book_ext.add_substitutions(None, config)
-    repository = notebooks.Repository.read(ROOT)
+    repository = Repository.read(ROOT)
     assert config.myst_substitutions["repository_url"] == repository.url
     assert config.myst_substitutions["colab_pip"] == repository.pip
     assert config.myst_substitutions["own"] == "1"
@@ -135,3 +137,30 @@ def test_downloads_have_the_outputs_of_their_cells():
     install, cell = book_ext.with_outputs(notebook, executed).cells
     assert (cell.outputs, cell.execution_count) == ([printed], 7)
     assert install.outputs == []
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("07_solvers", 7), ("intro", None), ("api/core", None)]
+)
+def test_chapters_are_numbered_by_their_names(name, number):
+    assert chapter_number(name) == number
+
+
+def test_every_number_of_a_chapter_begins_with_that_of_its_name():
+    title, link = nodes.title(), nodes.reference(refuri="x")
+    title["secnumber"], link["secnumber"] = [2], [2, 1]
+    env = SimpleNamespace(
+        toc_secnumbers={"07_solvers": {"": (2,), "#a": (2, 1), "#b": ()}, "intro": {"": (1,)}},
+        toc_fignumbers={
+            "07_solvers": {"figure": {"f": (2, 3)}},
+            "intro": {"figure": {"f": (1, 1)}},
+        },
+        titles={"07_solvers": title},
+        tocs={"07_solvers": nodes.bullet_list("", link, nodes.reference(refuri="y"))},
+    )
+    assert number_chapters(None, env) == ["07_solvers"]
+    assert env.toc_secnumbers["07_solvers"] == {"": (7,), "#a": (7, 1), "#b": ()}
+    assert env.toc_fignumbers["07_solvers"] == {"figure": {"f": (7, 3)}}
+    assert env.toc_secnumbers["intro"] == {"": (1,)}
+    assert (title["secnumber"], link["secnumber"]) == ([7], [7, 1])
+    assert number_chapters(None, env) == []

@@ -11,6 +11,7 @@ import pytest
 import find_chromium
 import lock
 import stages
+from course_lib import check
 from stages import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,3 +120,8 @@ def test_ci_uses_a_copy_of_the_data_only_if_there_is_one(tmp_path):
         )
         assert f"{expected}." in done.stdout
         assert ("data=." in done.stdout) == (not expected)
+
+
+def test_the_failed_check_of_the_readme_is_what_a_check_says():
+    verdict = check.ddpm.q_sample.run(check.ddpm.q_sample.mistakes[0].function)
+    assert verdict.text() in (ROOT / "README.md").read_text(encoding="utf-8")

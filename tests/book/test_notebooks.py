@@ -8,6 +8,7 @@ import nbformat
 import pytest
 
 import notebooks
+import stored_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADER = """---
@@ -133,12 +134,49 @@ def test_execute_stores_the_text_of_tagged_cells_only(root):
 def test_a_tagged_cell_must_show_text():
     cell = nbformat.v4.new_code_cell("plot()")
     picture = nbformat.v4.new_output("display_data", {"text/plain": "", "image/png": ""})
+    markup = nbformat.v4.new_output("display_data", {"text/html": ""})
     warning = nbformat.v4.new_output("stream", name="stderr", text="careful")
-    for output in (picture, warning):
+    for output in (picture, markup, warning):
         with pytest.raises(ValueError, match="nothing but text"):
-            notebooks.text_only(output, cell)
+            stored_notebook.text_only(output, cell)
     printed = nbformat.v4.new_output("stream", name="stdout", text="1")
-    assert notebooks.text_only(printed, cell) is printed
+    both = nbformat.v4.new_output("display_data", {"text/plain": "1", "text/html": "<b>1</b>"})
+    for output in (printed, both):
+        assert stored_notebook.text_only(output, cell) is output
+
+
+def test_output_is_kept_only_while_the_source_is_the_same(tmp_path):
+    new = nbformat.v4
+
+    def notebook(source, **more):
+        tags = {"tags": [stored_notebook.COMPARED]}
+        return new.new_notebook(cells=[new.new_code_cell(source, id="a", metadata=tags, **more)])
+
+    stored = notebook("1", execution_count=3)
+    (tmp_path / "a.ipynb").write_text(stored_notebook.text_of(stored), encoding="utf-8")
+    for source, count in (("1", 3), ("2", None)):
+        wanted = notebook(source)
+        stored_notebook.keep_outputs(wanted, tmp_path / "a.ipynb")
+        assert wanted.cells[0].execution_count == count
+
+
+def test_execution_notes_no_progress_and_keeps_the_metadata(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_PROGRESS", str(tmp_path / "progress.json"))
+    tags = {"tags": [stored_notebook.COMPARED]}
+    code = "import os; print(os.environ['COURSE_PROGRESS'])"
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(code, metadata=tags)],
+        metadata={**stored_notebook.METADATA, "course_lib": {"chapter": "a"}},
+    )
+    stored_notebook.execute(notebook, tmp_path)
+    assert notebook.cells[0].outputs[0].text == "off\n"
+    assert notebook.metadata == {**stored_notebook.METADATA, "course_lib": {"chapter": "a"}}
+
+
+def test_an_unknown_name_is_refused(root, capsys):
+    with pytest.raises(SystemExit):
+        notebooks.main(["--execute", "02_b"], root)
+    assert "unknown notebook 02_b; allowed: 01_a" in capsys.readouterr().err
 
 
 def test_check_names_a_missing_output(root, capsys):

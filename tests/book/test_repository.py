@@ -10,6 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import notebooks
+from repository import Repository
 from set_repository import set_repository
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,18 +40,17 @@ def holders(address):
 
 
 def test_the_address_is_in_the_settings_and_the_generated_notebooks_only():
-    generated = {
-        p.with_suffix(".ipynb").relative_to(ROOT).as_posix() for p in notebooks.sources(ROOT)
-    }
-    assert holders(notebooks.Repository.read(ROOT).url) == {"_config.yml"} | generated
+    generated = {p.relative_to(ROOT).as_posix() for p, _ in notebooks.generate_all(ROOT)}
+    assert holders(Repository.read(ROOT).url) == {"_config.yml"} | generated
 
 
 def test_set_repository_changes_all_of_it(tmp_path, capsys):
-    old = notebooks.Repository.read(ROOT).url
+    old = Repository.read(ROOT).url
     shutil.copy(ROOT / "_config.yml", tmp_path)
-    shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("_toc.yml"))
+    for folder in ("book", "exercises", "solutions"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("_toc.yml"))
     set_repository(NEW + ".git/", tmp_path)
-    changed = [tmp_path / "_config.yml", *(tmp_path / "book").glob("*.ipynb")]
+    changed = [tmp_path / "_config.yml", *(path for path, _ in notebooks.generate_all(tmp_path))]
     for path in changed:
         text = path.read_text(encoding="utf-8")
         assert "someone/else" in text, path.name
@@ -76,7 +76,8 @@ def test_set_repository_refuses_settings_without_an_address(tmp_path):
 
 
 def test_addresses_for_colab():
-    repository = notebooks.Repository("https://github.com/a/b", "main", "book")
+    repository = Repository("https://github.com/a/b", "main", "book")
+    assert repository.at("exercises").colab.endswith("/github/a/b/blob/main/exercises")
     assert repository.colab == "https://colab.research.google.com/github/a/b/blob/main/book"
     assert repository.pip == '%pip install -q "git+https://github.com/a/b@main"'
 

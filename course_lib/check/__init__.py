@@ -1,0 +1,20 @@
+"""Checks of the course's exercises: ``check.ddpm.q_sample(your_function)`` says what is right.
+
+One module a chapter, one checker an exercise. ``check.progress()`` shows what you have passed.
+"""
+
+from course_lib.check import ddpm
+from course_lib.check.checker import Case, Checker, Mistake
+from course_lib.check.overview import CHAPTERS, progress, progress_table
+from course_lib.check.verdict import Verdict
+
+__all__ = [
+    "CHAPTERS",
+    "Case",
+    "Checker",
+    "Mistake",
+    "Verdict",
+    "ddpm",
+    "progress",
+    "progress_table",
+]

@@ -1,0 +1,249 @@
+"""A checker: runs a learner's function on cases with known answers, and says what differs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from course_lib.check.comparing import alike, difference, factor
+from course_lib.check.progress import note_passed
+from course_lib.check.running import Outcome, call, state_kept
+from course_lib.check.verdict import Verdict, show
+
+__all__ = ["Case", "Checker", "Mistake"]
+
+SECONDS = 10.0  # for all cases of one check together
+SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question with its answer.
+
+    Args:
+        label: what is special about it, such as "at the last step".
+        args: arguments of the learner's function.
+        answer: the right result: tensor, number, string, or a tuple or dictionary of these.
+        tolerance: the largest relative error that passes; None for that of the dtype.
+    """
+
+    label: str
+    args: tuple[Any, ...]
+    answer: Any
+    tolerance: float | None = None
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A known wrong answer, and what to say to those who give it."""
+
+    says: str
+    function: Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Checker:
+    """The check of one exercise; call it with the learner's function.
+
+    Args:
+        chapter: name of the module in `course_lib.check`.
+        name: name of the function to write, which is the label of the exercise.
+        title: title of the exercise.
+        kind: what one does in it.
+        difficulty: 1 to 3.
+        minutes: about how long it takes.
+        cases: returns the cases for a seed.
+        mistakes: the known wrong answers, the most telling first.
+        remark: says something about the answers of a function that passed.
+    """
+
+    chapter: str
+    name: str
+    title: str
+    kind: Literal["derivation", "implementation", "experiment", "bug"]
+    difficulty: int
+    minutes: int
+    cases: Callable[[int], Iterable[Case]]
+    mistakes: tuple[Mistake, ...]
+    remark: Callable[[Any], str] | None = None
+
+    def __call__(self, function: Callable[..., Any]) -> None:
+        """Check a function, show the verdict, and note it if it passed."""
+        verdict = self.run(function)
+        show(verdict)
+        if verdict.passed:
+            note_passed(self.chapter, self.name)
+
+    def __repr__(self) -> str:
+        return f"check.{self.chapter}.{self.name}(your_function)  # {self.title}"
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        seeds: Iterable[int] = SEEDS,
+        seconds: float = SECONDS,
+    ) -> Verdict:
+        """Check a function and return the verdict; nothing is shown or noted.
+
+        Args:
+            function: the learner's.
+            seeds: each gives cases of its own.
+            seconds: for all cases together.
+        """
+        if not callable(function):
+            text = f"got {_a(function)}; pass the function itself: check.{self.chapter}."
+            return self._verdict("failed", 0, 0, f"{text}{self.name}({self.name})")
+        with state_kept():
+            cases = [case for seed in seeds for case in self.cases(seed)]
+            outcomes = _run_all(function, cases, seconds)
+            wrong = [_judge(c, o) for c, o in zip(cases, outcomes, strict=False)]
+            if not any(wrong) and len(outcomes) == len(cases):
+                return self._passed(cases, outcomes)
+            return self._failed(function, cases, outcomes, wrong)
+
+    def _passed(self, cases: list[Case], outcomes: list[Outcome]) -> Verdict:
+        details = []
+        if self.remark:
+            details.append(("What you found", self.remark(outcomes[0].value)))
+        if any(o.changed for o in outcomes):
+            details.append(("Mind", "your function changes its arguments in place."))
+        n = len(cases)
+        return self._verdict("passed", n, n, f"right in all {n} cases.", details, outcomes)
+
+    def _failed(
+        self,
+        function: Callable[..., Any],
+        cases: list[Case],
+        outcomes: list[Outcome],
+        wrong: list[str],
+    ) -> Verdict:
+        right, n = wrong.count(""), len(cases)
+        first = next(i for i, text in enumerate(wrong) if text)
+        if isinstance(outcomes[first].error, NotImplementedError):
+            text = "write the function first, then run this line again."
+            return self._verdict("todo", right, n, text)
+        details = [("Where", cases[first].label), ("What", wrong[first])]
+        cause = self._cause(cases, outcomes) or _guess(function, cases, outcomes, first)
+        if cause:
+            details.append(("Likely cause", cause))
+        elif right:
+            bad = dict.fromkeys(c.label for c, w in zip(cases, wrong, strict=False) if w)
+            details.append(("Pattern", f"wrong only for: {'; '.join(bad)}."))
+        if any(o.changed for o in outcomes):
+            details.append(("Mind", "your function changes its arguments in place."))
+        stopped = len(outcomes) < n or outcomes[-1].late
+        head = "stopped, its time was up." if stopped else f"right in {right} of {n} cases."
+        return self._verdict("failed", right, n, head, details, outcomes)
+
+    def _cause(self, cases: list[Case], outcomes: list[Outcome]) -> str:
+        """What the known wrong answer says that gives the same as the learner's everywhere."""
+        for mistake in self.mistakes:
+            if all(
+                _alike(o, call(mistake.function, c.args, SECONDS), c)
+                for c, o in zip(cases, outcomes, strict=False)
+            ):
+                return mistake.says
+        return ""
+
+    def _verdict(
+        self,
+        status: Literal["passed", "failed", "todo"],
+        right: int,
+        n: int,
+        headline: str,
+        details: Iterable[tuple[str, str]] = (),
+        outcomes: Iterable[Outcome] = (),
+    ) -> Verdict:
+        printed = next((o.printed for o in outcomes if o.printed), "")
+        facts = (self.name, self.title, status, right, n)
+        return Verdict(*facts, headline, tuple(details), printed)
+
+
+def _run_all(function: Callable[..., Any], cases: list[Case], seconds: float) -> list[Outcome]:
+    """Call the function on all cases, or until its time is up."""
+    outcomes: list[Outcome] = []
+    end = time.monotonic() + seconds
+    for i, case in enumerate(cases):
+        torch.manual_seed(i)
+        outcomes.append(call(function, case.args, end - time.monotonic()))
+        if outcomes[-1].late or isinstance(outcomes[-1].error, NotImplementedError):
+            break
+    return outcomes
+
+
+def _judge(case: Case, outcome: Outcome) -> str:
+    """What is wrong with an outcome, or ""."""
+    if outcome.late:
+        return (
+            "your function did not come back in time. Does a loop in it never end? "
+            "If your computer stays busy, restart the kernel."
+        )
+    if outcome.error:
+        where = f" in your {outcome.line}" if outcome.line else ""
+        kind = type(outcome.error).__name__
+        return f"your function raised {kind}{where}: {_short(outcome.error)}"
+    return difference(outcome.value, case.answer, case.tolerance)
+
+
+def _guess(
+    function: Callable[..., Any], cases: list[Case], outcomes: list[Outcome], first: int
+) -> str:
+    """A cause that needs no knowledge of the exercise."""
+    if outcomes[first].late or outcomes[first].value is None:
+        return _guess_from_error(outcomes[first].error)
+    if _draws(function, cases[first]):
+        return "called twice with the same input, it gives two results: it draws its own noise."
+    factors = [factor(o.value, c.answer) for c, o in zip(cases, outcomes, strict=False)]
+    known = [c for c in factors if c is not None]
+    if len(known) < len(outcomes) or max(known) - min(known) > 1e-3 * abs(known[0]):
+        return ""
+    if abs(known[0] + 1) < 1e-3:
+        return "everywhere the right answer with the wrong sign."
+    return f"everywhere {known[0]:.4g} times the right answer: a factor is missing or too much."
+
+
+def _guess_from_error(error: BaseException | None) -> str:
+    """What an error that learners meet often means here."""
+    text = str(error)
+    if "must match the size" in text or "must match the existing size" in text:
+        return (
+            "two shapes do not fit. A factor of shape (B,), one for each sample, must become "
+            "(B, 1, ..., 1) before it meets samples of shape (B, ...)."
+        )
+    if "positional argument" in text and isinstance(error, TypeError):
+        return "the arguments differ from those of the stub; keep its first line as it is."
+    if isinstance(error, NameError):
+        return "a name is not defined in this session: run the cells above, the imports first."
+    return ""
+
+
+def _draws(function: Callable[..., Any], case: Case) -> bool:
+    """Whether the result depends on the state of the global random generator."""
+    results = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        results.append(call(function, case.args, SECONDS).value)
+    once, twice, other = results
+    return case.tolerance is None and alike(once, twice) and not alike(once, other)
+
+
+def _alike(a: Outcome, b: Outcome, case: Case) -> bool:
+    """Whether two calls went the same way."""
+    if a.late or b.late:
+        return False
+    if a.error or b.error:
+        return type(a.error) is type(b.error)
+    return alike(a.value, b.value, case.tolerance)
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) < 300 else text[:300] + " ..."
+
+
+def _a(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,74 @@
+"""Every checker of every chapter, tested by mutation."""
+
+import ast
+import inspect
+
+import pytest
+import torch
+
+from course_lib.check import CHAPTERS
+
+ALL = [checker for checkers in CHAPTERS.values() for checker in checkers]
+MUTANTS = [(c, m) for c in ALL for m in c.mistakes]
+each_checker = pytest.mark.parametrize("checker", ALL, ids=lambda c: f"{c.chapter}.{c.name}")
+
+
+@pytest.mark.parametrize(
+    ("checker", "mistake"), MUTANTS, ids=[f"{c.name}-{i}" for i, (c, _) in enumerate(MUTANTS)]
+)
+def test_each_known_mistake_fails_with_its_own_message(checker, mistake):
+    verdict = checker.run(mistake.function)
+    assert verdict.status == "failed"
+    assert dict(verdict.details)["Likely cause"] == mistake.says
+
+
+@each_checker
+def test_there_are_at_least_three_mistakes_and_each_says_something_else(checker):
+    says = [m.says for m in checker.mistakes]
+    assert len(set(says)) == len(says) >= 3
+    assert all(text[0].islower() and text[-1] in ".?!" for text in says)
+
+
+@each_checker
+def test_none_and_a_function_without_return_fail(checker):
+    assert "pass the function itself" in checker.run(None).headline
+    empty = checker.run(lambda *args: None)
+    assert empty.status == "failed"
+    assert "None" in dict(empty.details)["What"]
+
+
+@each_checker
+def test_a_check_asks_about_several_seeds_and_edge_cases(checker):
+    first, second = (list(checker.cases(seed)) for seed in (0, 1))
+    assert len(first) >= 2
+    assert len({case.label for case in first}) == len(first)
+    tensors = [torch.cat([a.flatten().double() for a in case.args if torch.is_tensor(a)])
+               for case in (first[0], second[0])]  # fmt: skip
+    fixed = checker.kind == "experiment"  # measures; the learner draws the samples
+    assert fixed or tensors[0].shape != tensors[1].shape or not torch.equal(*tensors)
+
+
+@each_checker
+def test_the_answer_is_not_among_the_arguments_and_cases_repeat(checker):
+    """The same seed asks the same question, so that a verdict can be repeated."""
+    for one, two in zip(checker.cases(3), checker.cases(3), strict=True):
+        tensors = [(a, b) for a, b in zip(one.args, two.args, strict=True) if torch.is_tensor(a)]
+        assert all(torch.equal(a, b) for a, b in tensors)
+        assert not any(a is one.answer for a in one.args)
+
+
+def test_names_are_unique_over_all_chapters():
+    names = [checker.name for checker in ALL]
+    assert len(set(names)) == len(names)  # grading finds functions by name
+
+
+def test_no_message_shows_code_of_a_solution():
+    """Whatever a checker says, it is no line of Python that assigns or returns."""
+    for _, mistake in MUTANTS:
+        for sentence in mistake.says.split(". "):
+            with pytest.raises(SyntaxError):
+                ast.parse(sentence)
+
+
+def test_checkers_take_no_more_than_a_function():
+    assert list(inspect.signature(type(ALL[0]).__call__).parameters) == ["self", "function"]
