@@ -1,4 +1,4 @@
-"""The command line: `course-lib train RECIPE`."""
+"""The command line: `course-lib train`, `course-lib progress` and `course-lib grade`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "measure"]
 
+GRADING = """Run learners' notebooks, each in a process of its own with limits of time and memory,
+check their functions, and write a table to the terminal and to a CSV file. The exit status is 0 if
+all could be graded, whatever their marks, 1 if one could not be graded in full, 2 after a wrong
+argument, 130 after Ctrl-C. This isolates against accidents, not against an attacker."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -23,18 +28,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; those of the process by default.
 
     Returns:
-        0, or 2 after an error, which is told in one line.
+        0, or 2 after an error, which is told in one line. `grade` adds 1 if a notebook could not
+        be graded in full, and 130 after Ctrl-C.
     """
     from jsonargparse import ArgumentError
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         config = _parser(arguments).parse_args(arguments)
-        _train(config.train)
+        run = {"train": _train, "progress": _progress, "grade": _grade}[config.subcommand]
+        return run(config[config.subcommand])
     except (ArgumentError, ValueError, TypeError, OSError, FloatingPointError) as error:
         print("course-lib: error:", *str(error).split(), file=sys.stderr)
         return 2
-    return 0
 
 
 def _parser(arguments: Sequence[str]) -> ArgumentParser:
@@ -45,16 +51,25 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
     commands.add_subcommand(
         "train", _train_parser(arguments), help="train a recipe and save its weights"
     )
+    commands.add_subcommand(
+        "progress",
+        ArgumentParser(exit_on_error=False),
+        help="show which exercises you have passed, and which comes next",
+    )
+    commands.add_subcommand("grade", _grade_parser(), help="grade learners' notebooks")
     return parser
 
 
 def _train_parser(arguments: Sequence[str]) -> ArgumentParser:
     """Parser of `train`, with the fields of the recipe that `arguments` name as defaults."""
+    if arguments[:1] != ["train"]:  # the recipes' classes take seconds to load
+        from jsonargparse import ArgumentParser
+
+        return ArgumentParser(exit_on_error=False)
     from course_lib.training.recipe import recipe_parser, recipe_path, recipes
 
-    given = [*arguments, "", ""]
-    named = given[0] == "train" and given[1] and not given[1].startswith("-")
-    parser = recipe_parser(recipe_path(given[1]) if named else None)
+    named = arguments[1:2] and not arguments[1].startswith("-")
+    parser = recipe_parser(recipe_path(arguments[1]) if named else None)
     parser.add_argument("recipe", help=f"one of {', '.join(recipes())}, or a YAML file")
     parser.add_argument(
         "--output", type=Path, default=None, help="folder for the weights (runs/RECIPE)"
@@ -62,7 +77,61 @@ def _train_parser(arguments: Sequence[str]) -> ArgumentParser:
     return parser
 
 
-def _train(config: Namespace) -> None:
+def _grade_parser() -> ArgumentParser:
+    from jsonargparse import ArgumentParser
+
+    from course_lib.check import CHAPTERS
+
+    parser = ArgumentParser(exit_on_error=False, description=GRADING)
+    parser.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help="notebooks to grade")
+    parser.add_argument("--chapter", choices=list(CHAPTERS), help="chapter of all the notebooks")
+    parser.add_argument("--csv", type=Path, default=Path("grades.csv"), help="file to write")
+    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
+    parser.add_argument("--timeout", type=float, default=120.0, help="seconds for a notebook")
+    parser.add_argument("--memory", type=float, default=2.0, help="gigabytes for a notebook")
+    return parser
+
+
+def _grade(config: Namespace) -> int:
+    from tqdm import tqdm
+
+    from course_lib.check.grading import find_notebooks, grade
+    from course_lib.check.grading_report import grades_table, write_csv
+
+    notebooks = find_notebooks(config.notebooks)
+    limits = {"timeout": config.timeout, "memory": config.memory}
+    grading = grade(notebooks, chapter=config.chapter, **limits)
+    if config.csv.exists() and not config.force:
+        raise ValueError(f"{config.csv} exists: name another file with --csv, or use --force")
+    graded: list[Any] = []
+    write_csv(config.csv, graded)  # whether it can be written shows now, not after an hour
+    interrupted = False
+    try:
+        for one in tqdm(grading, total=len(notebooks), unit="notebook", disable=None):
+            graded.append(one)
+            write_csv(config.csv, graded)
+    except KeyboardInterrupt:
+        interrupted = True
+    _print(grades_table(graded, sys.stdout.encoding))
+    done = f"{len(graded)} of {len(notebooks)} notebooks"
+    _print(f"\n{done}{' (interrupted)' * interrupted}: {config.csv}")
+    return 130 if interrupted else int(any(one.trouble for one in graded))
+
+
+def _progress(config: Namespace) -> int:
+    from course_lib.check import progress_table
+
+    _print(progress_table())
+    return 0
+
+
+def _print(text: str) -> None:
+    """Print, also to a terminal that lacks some of the characters."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding))
+
+
+def _train(config: Namespace) -> int:
     from course_lib.pretrained import load_pretrained, save_pretrained
     from course_lib.training.recipe import train
 
@@ -85,6 +154,7 @@ def _train(config: Namespace) -> None:
     info["metrics"] = measure(load_pretrained(name, output), config.data)
     path = save_pretrained(model, name, info, output)
     print(f"{path}: {info['metrics']}")
+    return 0
 
 
 def measure(model: nn.Module, data: str, n: int = 2000) -> dict[str, float]:

@@ -1,3 +1,5 @@
+import csv
+import io
 import json
 import runpy
 import signal
@@ -49,6 +51,12 @@ def test_output_is_in_runs_by_default(tmp_path, monkeypatch, capsys):
         (["train", "classifier_digits", *QUICK, "many"], "fit.steps"),
         (["train", "classifier_digits", "--nonsense", "1"], "nonsense"),
         (["train"], "recipe"),
+        (["grade"], "notebooks"),
+        (["grade", "none.ipynb"], "there is no notebook 'none.ipynb'"),
+        (["grade", __file__, "--timeout", "0"], "timeout must be positive"),
+        (["grade", __file__, "--memory", "much"], "memory"),
+        (["grade", __file__, "--chapter", "cats"], "cats"),
+        (["grade", __file__, "--csv", __file__], "exists: name another file with --csv"),
         (["fly"], "fly"),
         ([], "subcommand"),
     ],
@@ -87,6 +95,57 @@ def test_help(capsys):
         cli.main(["train", "--help"])
     assert leave.value.code == 0
     assert "ddpm_mnist" in capsys.readouterr().out
+
+
+EULER = "def ve_euler_step(x, s, s_next, score):\n    return x + (s - s_next) * s * score"
+
+
+def test_grade_writes_a_table_and_keeps_what_is_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cells = [{"cell_type": "code", "source": EULER}]
+    (tmp_path / "good.ipynb").write_text(json.dumps({"cells": cells, "metadata": {}}))
+    (tmp_path / "bad.ipynb").write_text("no notebook")
+    assert cli.main(["grade", "*.ipynb"]) == 1
+    out, err = capsys.readouterr()
+    assert "bad.ipynb: not read: the file is not JSON" in out
+    assert "2 of 2 notebooks: grades.csv" in out
+    assert err == ""
+    with open("grades.csv", encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["result"] for row in rows if row["exercise"] == "ve_euler_step"} == {"passed"}
+    assert rows[0]["notebook"] == "bad.ipynb"
+    before = (tmp_path / "grades.csv").read_bytes()
+    assert cli.main(["grade", "good.ipynb"]) == 2
+    assert "grades.csv exists" in capsys.readouterr().err
+    assert (tmp_path / "grades.csv").read_bytes() == before
+
+
+def test_grade_interrupted_keeps_what_is_done(tmp_path, monkeypatch, capsys):
+    from course_lib.check import grading
+
+    def one(notebook, *_):
+        if notebook == "c.ipynb":
+            raise KeyboardInterrupt
+        return grading.Graded(notebook, [grading.Grade("ddpm", "q_sample", "T", "passed", "")])
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(grading, "grade_notebook", one)
+    for name in "abcd":
+        (tmp_path / f"{name}.ipynb").touch()
+    (tmp_path / "g.csv").write_text("old")
+    assert cli.main(["grade", "?.ipynb", "--csv", "g.csv", "--force"]) == 130
+    assert "2 of 4 notebooks (interrupted): g.csv" in capsys.readouterr().out
+    assert (tmp_path / "g.csv").read_bytes().count(b"\n") == 3
+    assert cli.main(["grade", "a.ipynb", "b.ipynb", "--csv", "new/g.csv"]) == 0
+
+
+def test_progress_is_shown_also_by_a_plain_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COURSE_PROGRESS", str(tmp_path / "progress.json"))
+    assert cli.main(["progress"]) == 0
+    assert "Next: " in capsys.readouterr().out
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert cli.main(["progress"]) == 0
 
 
 def test_denoisers_are_measured_beside_the_floor(monkeypatch):

@@ -38,7 +38,7 @@ BOX = """\
 
 {inner}{{dropdown}} Solution
 ```python
-{solution}
+{answer}
 ```
 
 {explanation}
@@ -91,6 +91,6 @@ def _box(exercise: Exercise) -> str:
         statement=exercise.statement,
         signature=exercise.signature,
         hints="\n\n".join(hints),
-        solution=exercise.solution,
+        answer=exercise.answer,
         explanation=exercise.explanation,
     )

@@ -74,6 +74,13 @@ class Exercise:
         return self.start or f"{self.signature}\n    raise NotImplementedError({message})"
 
     @property
+    def answer(self) -> str:
+        """The solution without the docstring of the function, for where both stand together."""
+        docstring = _functions(self.solution, self.label)[0].body[0]
+        lines = self.solution.split("\n")
+        return "\n".join(lines[: docstring.lineno - 1] + lines[docstring.end_lineno :])
+
+    @property
     def check(self) -> str:
         """The call of the checker."""
         return f"check.{self.chapter}.{self.label}({self.label})"

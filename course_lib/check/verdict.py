@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import sys
+import textwrap
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,7 +54,7 @@ class Verdict:
         head = f"{MARKS[self.status]} {self.title} ({self.name}): {self.headline}"
         if colour:
             head = f"{ANSI[self.status]}{head}\033[0m"
-        lines = [head, *(f"  {label}: {text}" for label, text in self.details)]
+        lines = [head, *(_wrapped(f"{label}: {text}") for label, text in self.details)]
         if self.printed:
             lines += ["  Your function printed:", *_indented(self.printed)]
         return "\n".join(lines)
@@ -68,7 +69,7 @@ class Verdict:
         if self.printed:
             rows += f"<pre style='margin:.4em 0 0'>{html.escape(self.printed)}</pre>"
         return (
-            f'<div role="status" style="border-left:.35em solid {colour};padding:.5em .9em;'
+            f'<div class="course-verdict" role="status" style="border-left:.35em solid {colour};padding:.5em .9em;'
             f'background:{colour}1c;border-radius:.25em;line-height:1.45;max-width:52em">'
             f"<b>{MARKS[self.status]} {html.escape(self.title)}</b> "
             f'<span style="border:1px solid {colour};border-radius:.8em;padding:0 .6em;'
@@ -91,6 +92,12 @@ def _print(text: str) -> None:
     """Print, also to a terminal that knows no marks beyond ASCII."""
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "replace").decode(encoding))
+
+
+def _wrapped(text: str) -> str:
+    """Text in lines that fit a terminal of 88 columns and more."""
+    options = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(text, 88, initial_indent="  ", subsequent_indent="    ", **options)
 
 
 def _indented(text: str) -> list[str]:

@@ -275,6 +275,7 @@ def test_section_has_boxes_with_folded_hints_and_solutions(sheet):
     assert "Double x." in given
     assert "FACTOR" not in given
     assert "return FACTOR * x" in solution
+    assert '"""' not in solution  # given above
     assert "return x - 1" in second.split("{dropdown}")[0]
     assert first.rstrip().endswith("\n::::\n:::::")  # longer than the fence in the statement
     assert second.rstrip().endswith("\n:::\n::::")
