@@ -57,7 +57,9 @@ def factor(got: Any, expected: Any) -> float | None:
     if isinstance(got, float) and isinstance(expected, float):
         got, expected = torch.tensor(got).double(), torch.tensor(expected).double()
     tensors = isinstance(got, Tensor) and isinstance(expected, Tensor)
-    if not tensors or got.shape != expected.shape or not expected.is_floating_point():
+    if not tensors or got.shape != expected.shape or got.device != expected.device:
+        return None
+    if not expected.is_floating_point():
         return None
     got, expected = got.double(), expected.double()
     size = expected.square().sum()
@@ -97,11 +99,18 @@ def _tensor(got: Any, expected: Tensor, tolerance: float | None, what: str) -> s
         return f"{what} is {_kind(got)}; it must be a torch.Tensor."
     if got.shape != expected.shape:
         return f"{what} has shape {tuple(got.shape)}; {tuple(expected.shape)} is right."
+    if got.device != expected.device:
+        return f"{what} is on {got.device}; {expected.device} is right, as the input."
     if got.dtype != expected.dtype:
         names = [str(x.dtype).removeprefix("torch.") for x in (got, expected)]
         return f"{what} has dtype {names[0]}; {names[1]} is right, as in the input."
+    if expected.requires_grad and not got.requires_grad:
+        return f"{what} has no gradient, so nothing can be learned from it. Is it detached?"
+    got, expected = got.detach(), expected.detach()
     bad = ~torch.isfinite(got)
     if bad.any() and torch.isfinite(expected).all():
+        if got.ndim == 0:
+            return f"{what} is {got.item()}; {expected.item():.4g} is right."
         where = _place(bad.nonzero()[0].tolist())
         return f"{what} has {int(bad.sum())} values that are NaN or infinite, the first{where}."
     return _values(got, expected, tolerance, what)
@@ -119,7 +128,8 @@ def _values(got: Tensor, expected: Tensor, tolerance: float | None, what: str) -
     at = [int(i) for i in torch.unravel_index(error.argmax(), error.shape)]
     yours, right = got[tuple(at)].item(), expected[tuple(at)].item()
     size = f"largest error {error.max():.3g}{_place(at)}"
-    return f"{what} has wrong values: {size}, where yours is {yours:.4g} and {right:.4g} is right."
+    g = next((g for g in (".4g", ".7g", ".10g") if f"{yours:{g}}" != f"{right:{g}}"), ".17g")
+    return f"{what} has wrong values: {size}, where yours is {yours:{g}} and {right:{g}} is right."
 
 
 def _number(got: Any, expected: float, tolerance: float | None, what: str) -> str:
@@ -147,4 +157,5 @@ def _kind(value: Any) -> str:
         return f"a numpy {type(value).__name__}"
     size = f" of {len(value)}" if isinstance(value, tuple | list | dict) else ""
     name = f"torch.Tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
-    return f"a {name or type(value).__name__}{size}"
+    name = name or type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}{size}"

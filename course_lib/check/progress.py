@@ -28,7 +28,8 @@ def progress_path() -> Path | None:
     given = os.environ.get(VARIABLE, "")
     if given.lower() in ("off", "0", "no", "false"):
         return None
-    return Path(given or platformdirs.user_data_path("course-lib") / "progress.json")
+    default = platformdirs.user_data_path("course-lib") / "progress.json"
+    return Path(given).expanduser() if given else default
 
 
 def passed_exercises() -> dict[str, str]:
@@ -36,23 +37,14 @@ def passed_exercises() -> dict[str, str]:
 
     A damaged file is set aside under another name, with a warning.
     """
-    path = progress_path()
-    if path is None or not path.exists():
-        return {}
-    try:
-        return _entries(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        _set_aside(path, error)
-    except OSError as error:
-        warnings.warn(f"cannot read your progress in {path}: {error}", stacklevel=2)
-    return {}
+    return _read(progress_path()) or {}
 
 
 def note_passed(chapter: str, name: str) -> None:
     """Remember that an exercise was passed; a file that cannot be written costs a warning only."""
     path = progress_path()
-    known = passed_exercises()
-    if path is None or f"{chapter}.{name}" in known:
+    known = _read(path)
+    if path is None or known is None or f"{chapter}.{name}" in known:
         return
     known[f"{chapter}.{name}"] = datetime.date.today().isoformat()
     text = json.dumps({"version": 1, "passed": known}, indent=1, sort_keys=True)
@@ -60,6 +52,22 @@ def note_passed(chapter: str, name: str) -> None:
         write_atomic(path, text.encode())
     except OSError as error:
         warnings.warn(f"your progress was not saved: {error}", stacklevel=2)
+
+
+def _read(path: Path | None) -> dict[str, str] | None:
+    """The entries of the file; None if it cannot be read, and so must not be written anew."""
+    if path is None:
+        return {}
+    try:
+        return _entries(json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _set_aside(path, error)
+        return {}
+    except OSError as error:
+        warnings.warn(f"cannot read your progress in {path}: {error}", stacklevel=3)
+        return None
 
 
 def _entries(content: Any) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["SHAPES", "normal", "per_sample"]
+__all__ = ["SHAPES", "normal", "per_sample", "weight"]
 
 SHAPES = (
     ((4, 1, 8, 8), torch.float32, "a batch of images, single precision"),
@@ -26,3 +26,8 @@ def normal(seed: int) -> Callable[..., Tensor]:
 def per_sample(values: Tensor, x: Tensor) -> Tensor:
     """Bring factors of shape (B,) to (B, 1, ..., 1), in the dtype of x."""
     return values.to(x).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def weight(value: float, x: Tensor) -> Tensor:
+    """Return a number that can be learned: what uses it must keep its gradient."""
+    return torch.tensor(value).to(x).requires_grad_()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import ctypes
+import functools
+import inspect
 import io
 import linecache
 import random
@@ -71,6 +73,7 @@ def state_kept() -> Iterator[None]:
     numpy_state = numpy.random.get_state() if numpy else None
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     try:
+        torch.set_default_dtype(torch.float32)
         with torch.random.fork_rng(devices=list(devices)):
             yield
     finally:
@@ -88,38 +91,45 @@ def call(function: Callable[..., Any], args: tuple[Any, ...], seconds: float) ->
     """
     given = tuple(_copied(arg) for arg in args)
     box: list[Outcome] = []
-    text = Bounded()
-    thread = threading.Thread(target=_work, args=(function, given, box), daemon=True)
+    text, done = Bounded(), threading.Event()
+    thread = threading.Thread(target=_work, args=(function, given, box, done), daemon=True)
     try:
         with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
             thread.start()
-            thread.join(max(seconds, 0.0))
-            late = thread.is_alive()
-            _stop(thread)
+            late = not done.wait(max(seconds, 0.0))
+            _stop(thread, done)
     except KeyboardInterrupt:
-        _stop(thread)
+        _stop(thread, done)
         raise
     outcome = box[0] if box and not late else Outcome(late=True)
     changed = tuple(i for i, arg in enumerate(args) if _differs(arg, given[i]))
     return Outcome(outcome.value, outcome.error, outcome.line, changed, text.kept, outcome.late)
 
 
-def _work(function: Callable[..., Any], args: tuple[Any, ...], box: list[Outcome]) -> None:
+def _work(
+    function: Callable[..., Any], args: tuple[Any, ...], box: list[Outcome], done: threading.Event
+) -> None:
     try:
         box.append(Outcome(_plain(function(*args))))
     except TimeUp:
         box.append(Outcome(late=True))
     except BaseException as error:  # SystemExit and the like: a learner's, not ours
         box.append(Outcome(error=error, line=_own_line(function, error.__traceback__)))
+    finally:
+        done.set()
 
 
-def _stop(thread: threading.Thread) -> None:
-    """Raise TimeUp inside of the thread until it ends, or for a second."""
+def _stop(thread: threading.Thread, done: threading.Event) -> None:
+    """Raise TimeUp inside of the thread until it is done, or for a second.
+
+    An event tells when it is: after Ctrl-C in a ``join``, Python 3.11 takes a thread that runs for
+    one that has ended.
+    """
     deadline = time.monotonic() + 1.0
-    while thread.is_alive() and time.monotonic() < deadline:
+    while not done.is_set() and time.monotonic() < deadline:
         ident = ctypes.c_ulong(thread.ident or 0)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(TimeUp))
-        thread.join(0.05)
+        done.wait(0.05)
 
 
 def _copied(arg: Any) -> Any:
@@ -130,9 +140,12 @@ def _copied(arg: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """The value without its graph, and safe from a learner who changes it later."""
+    """The value without its graph, and safe from a learner who changes it later.
+
+    It still says whether it had a graph: a loss without one cannot train.
+    """
     if isinstance(value, Tensor):
-        return value.detach().clone()
+        return value.detach().clone().requires_grad_(value.requires_grad)
     if isinstance(value, tuple | list) and type(value) in (tuple, list):
         return type(value)(_plain(v) for v in value)
     return {k: _plain(v) for k, v in value.items()} if type(value) is dict else value
@@ -147,11 +160,19 @@ def _differs(before: Any, after: Any) -> bool:
 
 def _own_line(function: Callable[..., Any], traceback: TracebackType | None) -> str:
     """The last line in the learner's file (or cell) on the way to an error."""
-    file = getattr(getattr(function, "__code__", None), "co_filename", None)
-    found = ""
+    file, found = _file(function), ""
     while traceback:
         if traceback.tb_frame.f_code.co_filename == file:
             source = linecache.getline(file, traceback.tb_lineno).strip()
             found = f"line {traceback.tb_lineno}" + (f": {source}" if source else "")
         traceback = traceback.tb_next
     return found
+
+
+def _file(function: Callable[..., Any]) -> str | None:
+    """The file, or the cell, in which a function was written, also behind a wrapper."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    own = function if hasattr(function, "__code__") else type(function).__call__
+    return getattr(getattr(own, "__code__", None), "co_filename", None)

@@ -67,9 +67,11 @@ class Verdict:
             for label, text in self.details
         )
         if self.printed:
+            rows += '<div style="margin-top:.35em"><b>Your function printed:</b></div>'
             rows += f"<pre style='margin:.4em 0 0'>{html.escape(self.printed)}</pre>"
         return (
-            f'<div class="course-verdict" role="status" style="border-left:.35em solid {colour};padding:.5em .9em;'
+            '<div class="course-verdict" role="status" '
+            f'style="border-left:.35em solid {colour};padding:.5em .9em;'
             f'background:{colour}1c;border-radius:.25em;line-height:1.45;max-width:52em">'
             f"<b>{MARKS[self.status]} {html.escape(self.title)}</b> "
             f'<span style="border:1px solid {colour};border-radius:.8em;padding:0 .6em;'
@@ -96,8 +98,14 @@ def _print(text: str) -> None:
 
 def _wrapped(text: str) -> str:
     """Text in lines that fit a terminal of 88 columns and more."""
-    options = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.fill(text, 88, initial_indent="  ", subsequent_indent="    ", **options)
+    return textwrap.fill(
+        text,
+        88,
+        initial_indent="  ",
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _indented(text: str) -> list[str]:

@@ -1,7 +1,9 @@
 """What a checker says and does, on a small exercise of its own."""
 
+import functools
 import random
 import sys
+import threading
 import time
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from course_lib.check.checker import Case, Checker, Mistake
+from course_lib.check.comparing import difference, factor
 
 
 def cases(seed):
@@ -58,6 +61,24 @@ def test_an_untouched_stub_is_neither_right_nor_wrong():
     assert "write the function first" in verdict.headline
 
 
+def test_the_stub_of_another_exercise_is_an_error_like_any_other():
+    """Who builds on an exercise that they skipped must hear which one is missing."""
+
+    def builds(x):
+        return other(x)
+
+    def other(x):
+        raise NotImplementedError("other: replace this line with your answer")
+
+    assert "NotImplementedError in your line" in details(builds)["What"]
+    assert "other: replace this line" in details(builds)["What"]
+
+    def bare(x):
+        raise NotImplementedError
+
+    assert CHECKER.run(bare).status == "todo"
+
+
 def test_a_known_mistake_is_named():
     assert details(lambda x: 3 * x + 1)["Likely cause"] == "the slope is 3."
 
@@ -72,6 +93,8 @@ def test_a_known_mistake_is_named():
         (lambda x: (2 * x + 1).float(), "the result has dtype float32; float64 is right"),
         (lambda x: x / 0, "has 3 values that are NaN or infinite, the first at [0]"),
         (lambda x: 2 * x + 2, "wrong values: largest error 1 at [0], where yours is"),
+        (lambda x: 2 * x + 1 + 1e-6, "where yours is 4.081993 and 4.081992 is right."),
+        (lambda x: 3, "the result is an int; it must be a torch.Tensor."),
     ],
 )
 def test_what_differs_first(function, what):
@@ -98,9 +121,33 @@ def test_an_error_inside_of_torch_is_told_with_the_learners_line():
     assert "return torch.cat([x, x[None]])" in details(wrong)["What"]
 
 
+def _fails(*args):
+    raise KeyError("deep")
+
+
+class Fails:
+    def __call__(self, x):
+        return _fails(x)
+
+
+@pytest.mark.parametrize("wrap", [functools.partial, torch.no_grad(), lambda f: Fails()])
+def test_the_line_is_the_learners_behind_a_wrapper_too(wrap):
+    assert 'raise KeyError("deep")' in details(wrap(_fails))["What"]
+
+
 def test_shapes_that_do_not_fit_and_wrong_arguments():
     assert "(B, 1, ..., 1)" in details(lambda x: x + torch.ones(7))["Likely cause"]
+    assert "an entry too many" in details(lambda x: x + torch.ones(4))["Likely cause"]
     assert "keep its first line" in details(lambda: 0)["Likely cause"]
+    assert "Likely cause" not in details(lambda x: untouched())  # a wrong call inside
+
+
+def test_a_local_name_without_a_value_is_no_missing_cell():
+    def wrong(x):
+        y += x  # noqa: F821
+        return y
+
+    assert "Likely cause" not in details(wrong)
 
 
 def test_sign_factor_and_pattern():
@@ -110,9 +157,26 @@ def test_sign_factor_and_pattern():
     assert only["Pattern"] == "wrong only for: a matrix."
 
 
+def test_a_pattern_names_the_smaller_side():
+    several = [Case(str(i), (i,), float(i)) for i in range(3)]
+    checker = Checker("demo", "f", "F", "bug", 1, 1, lambda seed: several, ())
+    pattern = dict(checker.run(lambda i: float(i == 1)).details)["Pattern"]
+    assert pattern == "wrong only for: 2."
+    pattern = dict(checker.run(lambda i: 9.0 - (i == 1) * 8).details)["Pattern"]
+    assert pattern == "right only for: 1."
+
+
+def test_single_precision_on_the_way_is_recognised():
+    assert "float32" in details(lambda x: (2 * x.float() + 1).double())["Likely cause"]
+
+
 def test_own_noise_is_recognised():
-    found = details(lambda x: 2 * x + torch.randn_like(x))
-    assert "draws its own noise" in found["Likely cause"]
+    def by_numpy(x):
+        return 2 * x + torch.from_numpy(np.random.standard_normal(x.shape))  # noqa: NPY002
+
+    for wrong in (lambda x: 2 * x + torch.randn_like(x), by_numpy):
+        assert "draws its own noise" in details(wrong)["Likely cause"]
+    assert "Likely cause" not in details(lambda x: x.numpy())
 
 
 def test_a_function_that_changes_its_arguments_is_judged_and_told():
@@ -156,6 +220,18 @@ def test_an_endless_loop_is_stopped_and_told():
     assert "Does a loop in it never end?" in dict(verdict.details)["What"]
 
 
+def test_what_came_back_in_time_is_judged_all_the_same():
+    """A function that is wrong and slow hears what is wrong; one that is slow hears no more."""
+
+    def slow(slope):
+        return lambda x: slope * x + 1 if x.ndim == 1 else loops(x)
+
+    verdict = CHECKER.run(slow(3), seconds=0.2)
+    assert "time was up" in verdict.headline
+    assert dict(verdict.details)["Likely cause"] == "the slope is 3."
+    assert list(dict(CHECKER.run(slow(2), seconds=0.2).details)) == ["Where", "What"]
+
+
 def test_a_function_that_cannot_be_stopped_is_left_behind():
     stop = []
 
@@ -197,6 +273,10 @@ def test_numbers_texts_and_parts():
         return dict(checker.run(lambda: value).details).get("What", "")
 
     assert run(1.5, torch.tensor(1.5)) == ""
+    nan, one = torch.tensor(float("nan")), torch.tensor(1.0)
+    assert run(one, nan) == "the result is nan; 1 is right."
+    assert difference(one.to("meta"), one) == "the result is on meta; cpu is right, as the input."
+    assert factor(one.to("meta"), one) is None
     assert run(1.5, 1.6) == "the result is 1.6; 1.5 is right."
     assert run(1.5, "1.5") == "the result is a str; it must be a number."
     assert run(1.5, float("nan")) == "the result is nan; 1.5 is right."
@@ -211,15 +291,25 @@ def test_numbers_texts_and_parts():
     assert run({"a": 1.0}, None).startswith("the result is None")
 
 
-def test_ctrl_c_during_a_check_reaches_the_learner(monkeypatch):
+def test_ctrl_c_during_a_check_reaches_the_learner_and_ends_the_function(monkeypatch):
+    pressed, turns, wait = [], [], threading.Event.wait
+
     def interrupted(self, timeout=None):
+        if timeout is None or pressed:  # without a timeout it is a thread's start
+            return wait(self, timeout)
+        pressed.append(True)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr("threading.Thread.join", interrupted)
-        patch.setattr("course_lib.check.running._stop", lambda thread: None)
-        with pytest.raises(KeyboardInterrupt):
-            CHECKER.run(lambda x: x)
+    def endless(x):
+        while True:
+            turns.append(time.sleep(0.001))
+
+    monkeypatch.setattr("threading.Event.wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        CHECKER.run(endless)
+    seen = len(turns)
+    time.sleep(0.05)
+    assert len(turns) == seen
 
 
 def test_a_call_shows_the_verdict_and_returns_nothing(capsys, monkeypatch, tmp_path):

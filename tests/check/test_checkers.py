@@ -6,6 +6,7 @@ import inspect
 import pytest
 import torch
 
+from course_lib import check
 from course_lib.check import CHAPTERS
 
 ALL = [checker for checkers in CHAPTERS.values() for checker in checkers]
@@ -72,3 +73,23 @@ def test_no_message_shows_code_of_a_solution():
 
 def test_checkers_take_no_more_than_a_function():
     assert list(inspect.signature(type(ALL[0]).__call__).parameters) == ["self", "function"]
+
+
+def test_the_network_of_the_loss_takes_one_step_for_each_sample():
+    """A real network would fail, or broadcast in silence, so the one of the check refuses."""
+
+    def wrong(predict, x0, n, eps, alpha_bar):
+        return predict(x0, n[:, None])
+
+    (loss,) = (checker for checker in ALL if checker.name == "simple_loss")
+    assert (
+        "predict got steps of shape (4, 1); (4,) is right" in dict(loss.run(wrong).details)["What"]
+    )
+
+
+def test_a_loss_that_cannot_train_is_refused():
+    right = check.ddpm.simple_loss.mistakes[
+        0
+    ].function  # wrong too, but that is not the first thing
+    verdict = check.ddpm.simple_loss.run(torch.no_grad()(loss))
+    assert "has no gradient" in dict(verdict.details)["What"]

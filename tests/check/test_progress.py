@@ -1,6 +1,7 @@
 """The file that remembers which exercises were passed."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +69,24 @@ def test_a_file_that_cannot_be_written_or_read_costs_a_warning_only(tmp_path, mo
     monkeypatch.setenv("COURSE_PROGRESS", str(tmp_path))  # a folder
     with pytest.warns(UserWarning, match="cannot read your progress"):
         assert passed_exercises() == {}
+
+
+def test_a_file_that_cannot_be_read_is_not_written_over(file, monkeypatch):
+    note_passed("ddpm", "q_sample")
+    before = file.read_bytes()
+
+    def refuse(self, **options):
+        raise PermissionError
+
+    monkeypatch.setattr("pathlib.Path.read_text", refuse)
+    with pytest.warns(UserWarning, match="cannot read"):
+        note_passed("ddpm", "best_noise")
+    assert file.read_bytes() == before
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("COURSE_PROGRESS", "~/mine.json")
+    assert progress_path() == Path.home() / "mine.json"
 
 
 def test_a_damaged_file_that_cannot_be_renamed(file, monkeypatch):

@@ -34,6 +34,7 @@ def test_colour_marks_the_first_line_only():
 def test_the_box_escapes_its_text_and_needs_no_style_of_the_page():
     box = VERDICT._repr_html_()
     assert "1 &lt; 2" in box
+    assert "<b>Your function printed:</b>" in box
     assert "hello" in box
     assert " color:" not in box  # the text takes its colour from the page, light or dark
 
