@@ -88,8 +88,6 @@ def test_the_network_of_the_loss_takes_one_step_for_each_sample():
 
 
 def test_a_loss_that_cannot_train_is_refused():
-    right = check.ddpm.simple_loss.mistakes[
-        0
-    ].function  # wrong too, but that is not the first thing
-    verdict = check.ddpm.simple_loss.run(torch.no_grad()(loss))
+    loss = torch.no_grad()(check.ddpm.simple_loss.mistakes[0].function)
+    verdict = check.ddpm.simple_loss.run(loss)
     assert "has no gradient" in dict(verdict.details)["What"]
