@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from course_lib.paths import Face, Path, check_time, expand
+from course_lib.paths import Face, Path, check_times, expand
 
 __all__ = ["Denoiser", "GaussianMixture", "NetDenoiser", "Posterior"]
 
@@ -33,8 +33,7 @@ class Denoiser(nn.Module):
         raise NotImplementedError
 
     def _face(self, target: Face, xt: Tensor, t: Tensor, cond: Any) -> Tensor:
-        expand(t, xt)
-        check_time(t)
+        check_times(t, xt)
         return self.path.convert(self.predict(xt, t, cond), xt, t, self.predicts, target)
 
     def noise(self, xt: Tensor, t: Tensor, cond: Any = None) -> Tensor:
@@ -90,8 +89,9 @@ class NetDenoiser(Denoiser):
 
     def predict(self, xt: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         """The network's answer, shape (B, ...)."""
-        variance = self.path.alpha(t) ** 2 * self.data_std**2 + self.path.sigma(t) ** 2
-        out = self.net(xt / expand(variance.sqrt(), xt), t, cond)
+        (scale,) = self.path.at("input_scale", t, xt, self.data_std)
+        unchanged = isinstance(scale, float) and scale == 1
+        out = self.net(xt if unchanged else scale * xt, t, cond)
         if out.shape != xt.shape:
             raise ValueError(
                 f"net must return the shape of its input, {tuple(xt.shape)}; "
@@ -160,8 +160,7 @@ class GaussianMixture(Denoiser):
             raise ValueError(
                 f"x must have shape (B, D) with D = {self.means.shape[1]}; got {tuple(xt.shape)}"
             )
-        expand(t, xt)
-        check_time(t)
+        check_times(t, xt)
         alpha, sigma = (expand(c, xt[:, None]) for c in (self.path.alpha(t), self.path.sigma(t)))
         axes = self._axes.to(xt.dtype)
         z = torch.einsum("kde,bkd->bke", axes, xt[:, None] - alpha * self.means.to(xt.dtype))
@@ -265,6 +264,22 @@ def check_denoiser(denoiser: Any) -> None:
         raise TypeError(
             f"denoiser must be a Denoiser; got {type(denoiser).__name__}: a network becomes one by "
             f"NetDenoiser(net, path)"
+        )
+
+
+def check_gradients(name: str) -> None:
+    """Refuse to differentiate where torch cannot; under ``torch.no_grad()`` it still can.
+
+    Args:
+        name: of the function that differentiates a denoiser.
+
+    Raises:
+        ValueError: inside ``torch.inference_mode()``.
+    """
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            f"{name} differentiates the denoiser, which torch.inference_mode() forbids; "
+            f"call it outside, or use torch.no_grad()"
         )
 
 

@@ -8,11 +8,13 @@ noise, the data, v, the velocity or the score) is one 2x2 linear system, solved 
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import lru_cache
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 __all__ = [
     "VE",
@@ -48,6 +50,22 @@ def expand(t: Tensor, x: Tensor) -> Tensor:
         TypeError: if ``t`` is no tensor.
         ValueError: if ``t`` does not have the shape (B,).
     """
+    _check_shape(t, x)
+    return t.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def check_times(t: Tensor, x: Tensor) -> None:
+    """Refuse times outside [0, 1], or not one for each sample of ``x``.
+
+    Raises:
+        TypeError: if ``t`` is no tensor.
+        ValueError: if ``t`` has another shape than (B,), or an entry outside [0, 1].
+    """
+    _check_shape(t, x)
+    check_time(t)
+
+
+def _check_shape(t: Tensor, x: Tensor) -> None:
     if not isinstance(t, Tensor):
         raise TypeError(
             f"t must be a tensor of shape (B,), one time per sample; got {type(t).__name__}: "
@@ -58,7 +76,11 @@ def expand(t: Tensor, x: Tensor) -> Tensor:
             f"t must have shape (B,) = ({x.shape[0] if x.ndim else '?'},), one time per sample "
             f"of x with shape {tuple(x.shape)}; got {tuple(t.shape)}"
         )
-    return t.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def combine(a: Tensor | float, b: Tensor | float, x: Tensor, y: Tensor) -> Tensor:
+    """``a x + b y``; in two passes over memory, not three, where b is a number."""
+    return torch.add(a * x, y, alpha=b) if isinstance(b, float) else a * x + b * y
 
 
 def check_time(t: Tensor) -> None:
@@ -67,11 +89,30 @@ def check_time(t: Tensor) -> None:
     Raises:
         ValueError: if any entry of ``t`` is below 0, above 1 or NaN.
     """
-    if not bool(((t >= 0) & (t <= 1)).all()):
+    one = shared_time(t)
+    if not (bool(((t >= 0) & (t <= 1)).all()) if one is None else 0 <= one <= 1):
         raise ValueError(
             f"t must lie in [0, 1] (0 is data, 1 is noise; step n of T is n / T); got "
             f"values from {t.min().item():.6g} to {t.max().item():.6g}"
         )
+
+
+def shared_time(t: Tensor) -> float | None:
+    """The time that all samples have if it was expanded from one, as solvers do; else None.
+
+    None also where a derivative in t is asked for, which a number cannot carry.
+    """
+    if t.shape != (1,) and t.stride() != (0,):
+        return None
+    if t.requires_grad or unpack_dual(t).tangent is not None:
+        return None
+    return t[0].item() if len(t) else None
+
+
+@lru_cache(maxsize=8192)
+def _numbers(path: "Path", method: str, t: float, *args: object) -> tuple[float, ...]:
+    values = getattr(path, method)(torch.tensor([t], dtype=torch.float64), *args)
+    return tuple(value.item() for value in values)
 
 
 class Path:
@@ -80,6 +121,9 @@ class Path:
     A subclass gives :meth:`alpha`, :meth:`sigma`, their derivatives and :meth:`t_of_lambda`.
     Every method of time maps a tensor of shape (B,) to a tensor of shape (B,).
     """
+
+    fixed: ClassVar[bool] = False
+    """Whether nothing of the path ever changes, so that what it gives at a time may be kept."""
 
     def alpha(self, t: Tensor) -> Tensor:
         """Factor of the data, shape (B,); 1 at t = 0."""
@@ -199,8 +243,23 @@ class Path:
         self._check(xt, t, value, "value")
         if source == target and source in get_args(Face):
             return value
-        a, b = self.coefficients(t, source, target)
-        return expand(a, xt) * xt + expand(b, xt) * value
+        a, b = self.at("coefficients", t, xt, source, target)
+        return combine(a, b, xt, value)
+
+    def at(self, method: str, t: Tensor, x: Tensor, *args: object) -> tuple[Tensor | float, ...]:
+        """The results of a method of time, in a form that multiplies ``x`` sample-wise.
+
+        Where all samples share a time, as in a solver, these are numbers, worked out only once.
+        """
+        one = shared_time(t) if self.fixed else None
+        if one is not None:
+            return _numbers(self, method, one, *args)
+        return tuple(expand(value, x) for value in getattr(self, method)(t, *args))
+
+    def input_scale(self, t: Tensor, data_std: float) -> tuple[Tensor]:
+        """1 / sqrt(alpha^2 data_std^2 + sigma^2), which gives x_t unit variance, shape (B,)."""
+        variance = self.alpha(t) ** 2 * data_std**2 + self.sigma(t) ** 2
+        return (variance.rsqrt(),)
 
     def coefficients(self, t: Tensor, source: Face, target: Face) -> tuple[Tensor, Tensor]:
         """The numbers a(t), b(t) with ``target = a x_t + b source``, each of shape (B,).
@@ -245,8 +304,7 @@ class Path:
                 f"{name} must have the shape of the samples, {tuple(x.shape)}; "
                 f"got {tuple(other.shape)}"
             )
-        expand(t, x)
-        check_time(t)
+        check_times(t, x)
 
     def _refuse_singular(self, t: Tensor, *values: Tensor, what: str) -> None:
         for value in values:
@@ -266,6 +324,10 @@ class _VariancePreserving(Path):
     def sigma_d_sigma(self, t: Tensor) -> Tensor:
         return -self.alpha(t) * self.d_alpha(t)
 
+    def input_scale(self, t: Tensor, data_std: float) -> tuple[Tensor]:
+        variance = 1 + self.alpha(t) ** 2 * (data_std**2 - 1)  # 1 to the last bit if data_std is
+        return (variance.rsqrt(),)
+
 
 @dataclass(frozen=True)
 class VP(_VariancePreserving):
@@ -280,6 +342,8 @@ class VP(_VariancePreserving):
     Raises:
         ValueError: if not 0 < beta_min < beta_max.
     """
+
+    fixed = True
 
     beta_min: float = 0.1
     beta_max: float = 20.0
@@ -320,6 +384,8 @@ class CosineVP(_VariancePreserving):
     Raises:
         ValueError: if ``s`` is not above 0.
     """
+
+    fixed = True
 
     s: float = 0.008
 
@@ -362,6 +428,8 @@ class VE(Path):
         ValueError: if not 0 < sigma_min < sigma_max.
     """
 
+    fixed = True
+
     sigma_min: float = 0.01
     sigma_max: float = 50.0
 
@@ -396,6 +464,8 @@ class Linear(Path):
     Lipman et al. (2023) call it the optimal-transport path and let time run the other way.
     """
 
+    fixed = True
+
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
 
@@ -428,6 +498,8 @@ class DiscreteVP(_VariancePreserving):
     Raises:
         ValueError: if ``betas`` is not one-dimensional or a value lies outside (0, 1).
     """
+
+    fixed = True
 
     def __init__(self, betas: Tensor):
         betas = torch.as_tensor(betas, dtype=torch.float64)

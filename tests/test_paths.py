@@ -1,5 +1,7 @@
 """Paths against published values, autograd, and themselves."""
 
+from itertools import product
+
 import pytest
 import torch
 from exact import PATHS
@@ -17,6 +19,7 @@ from course_lib.paths import (
     cosine_betas,
     expand,
     linear_betas,
+    shared_time,
 )
 
 FACES = ["noise", "data", "v", "velocity", "score"]
@@ -254,3 +257,44 @@ def test_the_base_class_asks_for_a_subclass():
     for method in ("alpha", "sigma", "d_alpha", "sigma_d_sigma", "t_of_lambda"):
         with pytest.raises(NotImplementedError):
             getattr(Path(), method)(t)
+
+
+def test_a_shared_time_gives_the_same_numbers(path, generator):
+    """A time expanded from one, as in a solver, takes a shorter way to the same result."""
+    xt, value = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
+    one = torch.tensor(0.37, dtype=torch.float64).expand(5)
+    assert shared_time(one) == 0.37
+    assert shared_time(one.clone()) is None
+    for source, target in product(FACES, repeat=2):
+        short = path.convert(value, xt, one, source, target)
+        torch.testing.assert_close(short, path.convert(value, xt, one.clone(), source, target))
+
+
+def test_a_shared_time_keeps_its_derivative():
+    """By reverse and forward mode: a number would have none."""
+    xt = torch.linspace(-1, 1, 4, dtype=torch.float64)
+
+    def data(t):
+        return VP().convert(xt, xt, t.expand(4), "noise", "data").sum()
+
+    t = torch.tensor(0.4, dtype=torch.float64)
+    quotient = (data(t + 1e-6) - data(t - 1e-6)) / 2e-6
+    backward = torch.func.grad(data)(t)
+    _, forward = torch.func.jvp(data, (t,), (torch.ones_like(t),))
+    (plain,) = torch.autograd.grad(data(t.requires_grad_()), t)
+    for derivative in (backward, forward, plain):
+        torch.testing.assert_close(derivative, quotient, rtol=1e-6, atol=1e-6)
+
+
+def test_nothing_is_kept_of_a_path_that_may_change():
+    class Learned(VP):
+        fixed, scale = False, torch.tensor(1.0, dtype=torch.float64)
+
+        def alpha(self, t):
+            return Learned.scale * super().alpha(t)
+
+    path, xt = Learned(), torch.ones(2, 1, dtype=torch.float64)
+    t = torch.tensor(0.4, dtype=torch.float64).expand(2)
+    before = path.convert(xt, xt, t, "noise", "data")
+    Learned.scale.mul_(0.9)
+    torch.testing.assert_close(path.convert(xt, xt, t, "noise", "data"), before / 0.9)

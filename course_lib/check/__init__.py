@@ -3,7 +3,7 @@
 One module a chapter, one checker an exercise. ``check.progress()`` shows what you have passed.
 """
 
-from course_lib.check import ddpm
+from course_lib.check import ddpm, flow_matching, solvers
 from course_lib.check.checker import Case, Checker, Mistake
 from course_lib.check.overview import CHAPTERS, progress, progress_table
 from course_lib.check.verdict import Verdict
@@ -15,6 +15,8 @@ __all__ = [
     "Mistake",
     "Verdict",
     "ddpm",
+    "flow_matching",
     "progress",
     "progress_table",
+    "solvers",
 ]

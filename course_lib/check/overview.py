@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from course_lib.check import ddpm
+from course_lib.check import ddpm, flow_matching, solvers
 from course_lib.check.checker import Checker
 from course_lib.check.progress import passed_exercises, progress_path
 
 __all__ = ["CHAPTERS", "progress", "progress_table"]
 
-CHAPTERS: dict[str, tuple[Checker, ...]] = {"ddpm": ddpm.CHECKERS}
+CHAPTERS: dict[str, tuple[Checker, ...]] = {
+    "ddpm": ddpm.CHECKERS,
+    "flow_matching": flow_matching.CHECKERS,
+    "solvers": solvers.CHECKERS,
+}
 """The checkers of each chapter, in the order of its exercises."""
 
 

@@ -6,9 +6,11 @@ from course_lib.plotting.display import show
 from course_lib.plotting.images import image_frames, image_grid
 from course_lib.plotting.planes import density, scatter, trajectories, vector_field
 from course_lib.plotting.style import PALETTE, house_style
+from course_lib.plotting.trajectory_viewer import Run, trajectory_viewer
 
 __all__ = [
     "PALETTE",
+    "Run",
     "bars",
     "density",
     "house_style",
@@ -19,6 +21,7 @@ __all__ = [
     "scatter",
     "show",
     "trajectories",
+    "trajectory_viewer",
     "vector_field",
     "viewer",
 ]

@@ -34,6 +34,8 @@ def lines(
 ) -> Figure:
     """Curves over one x axis, told apart by colour and by line style (and by marker).
 
+    The legend stands beside the axes where there are more curves than colours.
+
     Args:
         x: shape (N,).
         ys: for each label the values, shape (N,), or one number for a horizontal line.
@@ -61,13 +63,13 @@ def lines(
         if values.ndim == 0:
             ax.axhline(float(values), label=label, **_curve_style(i))
         else:
-            marker = MARKERS[i % len(MARKERS)] if markers else "none"
+            marker = MARKERS[(i + i // len(MARKERS)) % len(MARKERS)] if markers else "none"
             ax.plot(grid, values, label=label, marker=marker, markersize=5, **_curve_style(i))
     if markers and xscale == "log":
         ax.set_xticks(grid, [f"{value:g}" for value in grid])
         ax.set_xticks([], minor=True)
     if len(ys) > 1:
-        ax.legend()
+        _legend(fig, ax, beside=len(ys) > len(PALETTE))
     return fig
 
 
@@ -135,9 +137,18 @@ def _axes(**labels: Any) -> tuple[Figure, Axes]:
     return fig, ax
 
 
+def _legend(fig: Figure, ax: Axes, *, beside: bool) -> None:
+    """The names of the curves, in the axes or beside them."""
+    if beside:
+        fig.legend(loc="outside right upper", fontsize=9)
+    else:
+        ax.legend()
+
+
 def _curve_style(i: int) -> dict[str, Any]:
-    """Colour and line style of the i-th curve."""
-    return {"color": PALETTE[i % len(PALETTE)], "linestyle": LINE_STYLES[i % len(LINE_STYLES)]}
+    """Colour and line style of the i-th curve; after the last colour, new pairs of the two."""
+    style = (i + i // len(PALETTE)) % len(LINE_STYLES)
+    return {"color": PALETTE[i % len(PALETTE)], "linestyle": LINE_STYLES[style]}
 
 
 def _array(values: Values | float) -> np.ndarray:

@@ -184,19 +184,30 @@ def _mesh(limit: float, resolution: int) -> Tensor:
     return torch.stack([x, y], dim=-1).flatten(0, 1)
 
 
-def _shade(ax: Axes, log_prob: LogProb, limit: float, resolution: int = 120) -> None:
-    """Shade a density by tenths of its maximum; the bare page is where it is nearly zero."""
-    from matplotlib.colors import to_rgba
+def heights(log_prob: LogProb, limit: float, resolution: int) -> Tensor:
+    """A density on a square grid, as parts of its maximum; shape (resolution, resolution).
 
+    Rows follow the second coordinate, columns the first, both rising.
+
+    Raises:
+        ValueError: if the log-density does not return one number a point.
+    """
     mesh = _mesh(limit, resolution)
     with torch.no_grad():
         values = log_prob(mesh).cpu().double()
     if values.shape != mesh.shape[:1]:
         raise ValueError(f"density must map (N, 2) to (N,); got shape {tuple(values.shape)}")
-    height = (values - values.max()).exp().reshape(resolution, resolution)
+    return (values - values.max()).exp().reshape(resolution, resolution)
+
+
+def _shade(ax: Axes, log_prob: LogProb, limit: float, resolution: int = 120) -> None:
+    """Shade a density by tenths of its maximum; the bare page is where it is nearly zero."""
+    from matplotlib.colors import to_rgba
+
+    height = heights(log_prob, limit, resolution)
     levels = [0.02, *(i / 10 for i in range(1, 11))]
     shades = [to_rgba(PALETTE[5], 0.1 + 0.08 * i) for i in range(10)]
-    line = mesh[:resolution, 0]
+    line = torch.linspace(-limit, limit, resolution)
     ax.contourf(line, line, height, levels=levels, colors=shades, zorder=0)
 
 

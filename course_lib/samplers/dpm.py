@@ -1,21 +1,24 @@
-"""Exponential integrators: solvers that treat the linear part of the ODE exactly.
+"""Exponential integrators of one step: solvers that treat the linear part of the ODE exactly.
 
 Between t and s the probability-flow ODE, in the variable lambda = log(alpha / sigma), is
-``x_s = sigma_s/sigma_t x_t + (alpha_s - alpha_t sigma_s/sigma_t) D`` for a constant data
-prediction D (Lu et al., 2022, "DPM-Solver++"). Written so, nothing is infinite at
-sigma_s = 0, where the step returns D, nor at alpha_t = 0.
+``x_s = alpha_s/alpha_t x_t - sigma_s (e^h - 1) eps`` for a constant noise prediction eps, with
+h = lambda_s - lambda_t (Lu et al., 2022, "DPM-Solver", eq. 3.7); that is DDIM. Better solvers
+follow the change of eps within the step. Where h is infinite (sigma_s = 0, or alpha_t = 0) there
+is no such change to follow, and the step is DDIM's in its finite form.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from course_lib.denoisers import Denoiser
-from course_lib.samplers.grids import intervals
+from course_lib.paths import Path, combine
+from course_lib.samplers.grids import Knot, check_grid, knots, walk
 from course_lib.samplers.ode import Callback
 
-__all__ = ["ddim", "dpm_solver_pp_2m"]
+__all__ = ["ddim", "dpm_solver_2", "dpm_solver_3"]
 
 
 def ddim(
@@ -38,28 +41,56 @@ def ddim(
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1] (0 is DDIM, 1 is DDPM); got {eta}")
-    path = denoiser.path
-    for i, t, s, times in intervals(x, ts):
-        alpha_t, sigma_t, alpha_s, sigma_s = (
-            path.alpha(t),
-            path.sigma(t),
-            path.alpha(s),
-            path.sigma(s),
-        )
-        x0 = denoiser.data(x, times, cond)
-        eps = (x - alpha_t * x0) / sigma_t
+    for i, t, s in walk(denoiser.path, x, ts):
+        x0 = denoiser.data(x, t.times, cond)
+        eps = combine(1 / t.sigma, -t.alpha / t.sigma, x, x0)
         # sigma_{t|s}^2, the noise that the forward path adds between s and t, is beta_t in DDPM.
-        added = sigma_t**2 - (alpha_t / alpha_s * sigma_s) ** 2
-        std = eta * (sigma_s / sigma_t) * added.clamp(min=0).sqrt()
-        x = alpha_s * x0 + (sigma_s**2 - std**2).sqrt() * eps
+        added = max(t.sigma**2 - (t.alpha / s.alpha * s.sigma) ** 2, 0)
+        std = eta * s.sigma / t.sigma * added**0.5 if eta > 0 else 0.0
+        x = combine(s.alpha, (s.sigma**2 - std**2) ** 0.5, x0, eps)
         if eta > 0:
             x = x + std * torch.empty_like(x).normal_(generator=generator)
         if callback:
-            callback(i, s, x)
+            callback(i, s.time, x)
     return x
 
 
-def dpm_solver_pp_2m(
+def dpm_solver_2(
+    denoiser: Denoiser,
+    x: Tensor,
+    ts: Tensor,
+    *,
+    r: float = 0.5,
+    cond: Any = None,
+    generator: torch.Generator | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    """DPM-Solver-2: order 2, two evaluations a step (Lu et al., 2022, algorithm 1).
+
+    ``r`` in (0, 1] is where the step looks a second time, as a part of h; 1/2 is the midpoint.
+    Arguments, result and errors as for :func:`course_lib.samplers.euler`; besides:
+
+    Raises:
+        ValueError: if ``r`` lies outside (0, 1].
+    """
+    if not 0 < r <= 1:
+        raise ValueError(f"r must lie in (0, 1], a part of the step; got {r}")
+    between = _inside(denoiser.path, x, ts, r)
+    for i, t, s in walk(denoiser.path, x, ts):
+        if s.lam - t.lam < math.inf:
+            eps = denoiser.noise(x, t.times, cond)
+            u = _advance(x, t, between[i], eps)
+            eps_1 = denoiser.noise(u, between[i].times, cond)
+            eps = (1 - 1 / (2 * r)) * eps + 1 / (2 * r) * eps_1
+            x = _advance(x, t, s, eps)
+        else:
+            x = ddim(denoiser, x, ts[i : i + 2], cond=cond)
+        if callback:
+            callback(i, s.time, x)
+    return x
+
+
+def dpm_solver_3(
     denoiser: Denoiser,
     x: Tensor,
     ts: Tensor,
@@ -68,23 +99,42 @@ def dpm_solver_pp_2m(
     generator: torch.Generator | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
-    """DPM-Solver++(2M): order 2, one evaluation a step (Lu et al., 2022, "DPM-Solver++").
+    """DPM-Solver-3: order 3, three evaluations a step (Lu et al., 2022, algorithm 2).
 
-    The data prediction is extrapolated in lambda from the last two steps. The first step, and a
-    last step to sigma = 0 (lambda infinite), take it as it is. Arguments, result and errors as
-    for :func:`course_lib.samplers.euler`.
+    Arguments, result and errors as for :func:`course_lib.samplers.euler`.
     """
-    path = denoiser.path
-    previous: Tensor | None = None
-    h_previous = torch.tensor(torch.inf)
-    for i, t, s, times in intervals(x, ts):
-        h = path.log_snr_half(s) - path.log_snr_half(t)
-        x0 = direction = denoiser.data(x, times, cond)
-        if previous is not None and torch.isfinite(h):
-            direction = x0 + h / (2 * h_previous) * (x0 - previous)  # 1/(2r), r = h_previous / h
-        shrink = path.sigma(s) / path.sigma(t)
-        x = shrink * x + (path.alpha(s) - path.alpha(t) * shrink) * direction
-        previous, h_previous = x0, h
+    first, second = (_inside(denoiser.path, x, ts, r) for r in (1 / 3, 2 / 3))
+    for i, t, s in walk(denoiser.path, x, ts):
+        h = s.lam - t.lam
+        if h < math.inf:
+            eps = denoiser.noise(x, t.times, cond)
+            u = _advance(x, t, first[i], eps)
+            slope = (denoiser.noise(u, first[i].times, cond) - eps) / (h / 3)
+            u = _advance(x, t, second[i], eps, slope)
+            slope = (denoiser.noise(u, second[i].times, cond) - eps) / (2 * h / 3)
+            x = _advance(x, t, s, eps, slope)
+        else:
+            x = ddim(denoiser, x, ts[i : i + 2], cond=cond)
         if callback:
-            callback(i, s, x)
+            callback(i, s.time, x)
     return x
+
+
+def _inside(path: Path, x: Tensor, ts: Tensor, r: float) -> list[Knot]:
+    """The knots at the part r of every step, counted in lambda."""
+    check_grid(ts)
+    lam = path.log_snr_half(ts.double())
+    h = lam.diff()
+    return knots(path, x, path.t_of_lambda(torch.where(h.isfinite(), lam[:-1] + r * h, 0.0)))
+
+
+def _advance(x: Tensor, t: Knot, s: Knot, eps: Tensor, slope: Tensor | None = None) -> Tensor:
+    """The exact solution from t to s where the noise prediction is eps + (lambda - lambda_t) slope.
+
+    alpha_s/alpha_t x - sigma_s (e^h - 1) eps - sigma_s (e^h - 1 - h) slope, in which
+    e^h = alpha_s sigma_t / (alpha_t sigma_s).
+    """
+    ratio = s.alpha / t.alpha
+    growth = ratio * t.sigma - s.sigma  # sigma_s (e^h - 1)
+    x = combine(ratio, -growth, x, eps)
+    return x if slope is None else x - (growth - s.sigma * (s.lam - t.lam)) * slope

@@ -6,13 +6,23 @@ A grid is a falling tensor of shape (steps + 1,), float64, from ``t_max`` to the
 import math
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from course_lib.paths import Path, check_time
 
-__all__ = ["cosine_grid", "intervals", "karras_grid", "lambda_grid", "uniform_grid"]
+__all__ = [
+    "Knot",
+    "cosine_grid",
+    "intervals",
+    "karras_grid",
+    "knots",
+    "lambda_grid",
+    "uniform_grid",
+    "walk",
+]
 
 
 def uniform_grid(path: Path, steps: int, *, t_max: float = 1.0, t_min: float = 0.0) -> Tensor:
@@ -68,6 +78,18 @@ def intervals(x: Tensor, ts: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tens
     Raises:
         ValueError: if ``ts`` is not a falling 1-D grid of at least two times in [0, 1].
     """
+    check_grid(ts)
+    ts = ts.to(x)
+    for i, (t, s) in enumerate(pairwise(ts)):
+        yield i, t, s, t.expand(len(x))
+
+
+def check_grid(ts: Tensor) -> None:
+    """Refuse what is no grid.
+
+    Raises:
+        ValueError: if ``ts`` is not a falling 1-D grid of at least two times in [0, 1].
+    """
     if ts.ndim != 1 or len(ts) < 2:
         raise ValueError(
             f"ts must be a 1-D grid of at least two times; got shape {tuple(ts.shape)}"
@@ -75,9 +97,50 @@ def intervals(x: Tensor, ts: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tens
     check_time(ts)
     if not bool((ts.diff() < 0).all()):
         raise ValueError(f"ts must fall from noise (t = 1) to data (t = 0); got {ts.tolist()}")
-    ts = ts.to(x)
-    for i, (t, s) in enumerate(pairwise(ts)):
-        yield i, t, s, t.expand(len(x))
+
+
+class Knot(NamedTuple):
+    """A time of a grid and the path there; with it a solver's step reads as on paper."""
+
+    time: Tensor
+    """The time, a scalar tensor like x."""
+    times: Tensor
+    """The time for each sample, shape (B,)."""
+    exact: Any
+    """The time, a float; a scalar tensor if the grid asks for its gradient. So are the others."""
+    alpha: Any
+    """alpha."""
+    sigma: Any
+    """sigma."""
+    lam: Any
+    """lambda = log(alpha / sigma); infinite where one of them is 0."""
+
+
+def knots(path: Path, x: Tensor, ts: Tensor) -> list[Knot]:
+    """The path at every time of a grid, in float64 and before the first step.
+
+    Plain numbers cost a step almost nothing. Where ``ts`` asks for its gradient they are tensors,
+    so a grid can be learned.
+    """
+    exact, times = ts.double(), ts.to(x)[:, None].expand(-1, len(x))
+    if ts.requires_grad:  # one time each: lambda's slope, infinite at the ends, stays out of it
+        functions = (path.alpha, path.sigma, path.log_snr_half)
+        values = [list(exact), *([f(t) for t in exact] for f in functions)]
+    else:
+        alpha, sigma = path.alpha(exact), path.sigma(exact)
+        values = [v.tolist() for v in (exact, alpha, sigma, torch.log(alpha) - torch.log(sigma))]
+    return [Knot(*row) for row in zip(ts.to(x), times.unbind(), *values, strict=True)]
+
+
+def walk(path: Path, x: Tensor, ts: Tensor) -> Iterator[tuple[int, Knot, Knot]]:
+    """Walk a grid: (i, t, s), step i from the knot t down to the knot s.
+
+    Raises:
+        ValueError: if ``ts`` is not a falling 1-D grid of at least two times in [0, 1].
+    """
+    check_grid(ts)
+    for i, (t, s) in enumerate(pairwise(knots(path, x, ts))):
+        yield i, t, s
 
 
 def _check_steps(steps: int, least: int = 1) -> None:

@@ -30,11 +30,21 @@ def test_one_curve_needs_no_legend():
 
 
 def test_curves_differ_in_colour_style_and_marker():
-    ys = {str(k): [1.0, k + 1.0] for k in range(len(PALETTE) + 1)}
-    curves = list(drawn(lines([1, 2], ys, xlabel="x", ylabel="y", markers=True)).values())
-    assert [line.get_color() for line in curves] == [*PALETTE, PALETTE[0]]
-    assert [line.get_marker() for line in curves] == [*MARKERS, MARKERS[0]]
+    ys = {str(k): [1.0, k + 1.0] for k in range(2 * len(PALETTE))}
+    fig = lines([1, 2], ys, xlabel="x", ylabel="y", markers=True)
+    curves = list(drawn(fig).values())
+    assert [line.get_color() for line in curves] == [*PALETTE, *PALETTE]
+    assert [line.get_marker() for line in curves[: len(MARKERS)]] == list(MARKERS)
     assert len({str(line._unscaled_dash_pattern) for line in curves}) == len(LINE_STYLES)
+    for key in (lambda c: str(c._unscaled_dash_pattern), lambda c: c.get_marker()):
+        assert len({(c.get_color(), key(c)) for c in curves}) == len(curves)
+
+
+def test_many_curves_have_their_legend_beside_the_axes():
+    fig = lines([1, 2], {str(k): [1.0, k] for k in range(9)}, xlabel="x", ylabel="y")
+    assert fig.axes[0].get_legend() is None
+    (legend,) = fig.legends
+    assert [text.get_text() for text in legend.get_texts()] == [str(k) for k in range(9)]
 
 
 def test_measured_points_on_a_log_axis_are_named():

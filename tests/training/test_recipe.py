@@ -6,7 +6,7 @@ from course_lib.denoisers import Denoiser
 from course_lib.nets.classifier import DigitClassifier, cross_entropy, jittered_cross_entropy
 from course_lib.training import recipe
 
-SHIPPED = ["classifier_digits", "classifier_mnist", "ddpm_digits", "ddpm_mnist"]
+SHIPPED = ["classifier_digits", "classifier_mnist", "ddpm_digits", "ddpm_mnist", "flow_digits"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
