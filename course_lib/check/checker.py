@@ -258,7 +258,17 @@ def _alike(a: Outcome, b: Outcome, case: Case) -> bool:
         return False
     if a.error or b.error:
         return type(a.error) is type(b.error) and str(a.error) == str(b.error)
-    return alike(a.value, b.value, case.tolerance)
+    one, other = (_without_choices(outcome.value, case.answer) for outcome in (a, b))
+    return alike(one, other, case.tolerance)
+
+
+def _without_choices(value: Any, answer: Any) -> Any:
+    """A result without its free choices, such as a prediction, which explain no error."""
+    if not (isinstance(value, tuple | list) and isinstance(answer, tuple)):
+        return value
+    if len(value) != len(answer):
+        return value
+    return [v for v, a in zip(value, answer, strict=True) if not isinstance(a, frozenset)]
 
 
 def _short(error: BaseException) -> str:

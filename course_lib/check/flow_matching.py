@@ -87,6 +87,51 @@ flow_matching_loss = Checker(
             _loss(lambda f, x0, x1, t, w: (f((1 - w) * x0 + w * x1, t) - x1).square().mean()),
         ),
         Mistake(
+            "the target is the data. A flow predicts the velocity x_1 - x_0.",
+            _loss(lambda f, x0, x1, t, w: (f((1 - w) * x0 + w * x1, t) - x0).square().mean()),
+        ),
+        Mistake(
+            "the target is what is left of the way, x_1 - x_t. The speed is that of the whole way.",
+            _loss(
+                lambda f, x0, x1, t, w: (
+                    (f((1 - w) * x0 + w * x1, t) - (1 - w) * (x1 - x0)).square().mean()
+                )
+            ),
+        ),
+        Mistake(
+            "the weights have roots, as on a variance-preserving path. On the straight line they "
+            "are 1 - t and t themselves.",
+            _loss(
+                lambda f, x0, x1, t, w: (
+                    (f((1 - w).sqrt() * x0 + w.sqrt() * x1, t) - (x1 - x0)).square().mean()
+                )
+            ),
+        ),
+        Mistake(
+            "the network is asked at the time 1 - t; x_t is at the time t.",
+            _loss(
+                lambda f, x0, x1, t, w: (
+                    (f((1 - w) * x0 + w * x1, 1 - t) - (x1 - x0)).square().mean()
+                )
+            ),
+        ),
+        Mistake(
+            "the coordinates are summed. Take the mean over batch and coordinates.",
+            _loss(
+                lambda f, x0, x1, t, w: (
+                    (f((1 - w) * x0 + w * x1, t) - (x1 - x0)).square().sum() / len(x0)
+                )
+            ),
+        ),
+        Mistake(
+            "a root is taken at the end: the loss is the mean of the squares itself.",
+            _loss(
+                lambda f, x0, x1, t, w: (
+                    (f((1 - w) * x0 + w * x1, t) - (x1 - x0)).square().mean().sqrt()
+                )
+            ),
+        ),
+        Mistake(
             "this is a sum. Take the mean over batch and coordinates.",
             _loss(lambda f, x0, x1, t, w: (f((1 - w) * x0 + w * x1, t) - (x1 - x0)).square().sum()),
         ),
@@ -118,6 +163,29 @@ def _velocity_cases(seed: int) -> Iterator[Case]:
 def _velocity_of(x: Tensor, t: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     x0, x1 = _guesses(x, t, mean, std)
     return x1 - x0
+
+
+def _regression(
+    covariance: Callable[..., Tensor],
+    variance: Callable[..., Tensor],
+    centre: Callable[..., Any] = lambda t, mean: (1 - t) * mean,
+    start: int = -1,
+) -> Callable[..., Tensor]:
+    """marginal_velocity by the rule for normal variables, with other moments of x_t."""
+
+    def wrong(x: Tensor, t: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        slope = covariance(t, std) / variance(t, std)
+        return start * mean + slope * (x - centre(t, mean))
+
+    return wrong
+
+
+def _cov(t: Tensor, std: Tensor) -> Tensor:
+    return t - (1 - t) * std**2
+
+
+def _var(t: Tensor, std: Tensor) -> Tensor:
+    return (1 - t) ** 2 * std**2 + t**2
 
 
 def _guesses(x: Tensor, t: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,6 +227,38 @@ marginal_velocity = Checker(
         Mistake(
             "t and 1 - t are exchanged: t = 0 is data.",
             lambda x, t, m, d: _velocity_of(x, 1 - t, m, d),
+        ),
+        Mistake(
+            "the rule starts at the mean of what is guessed: E[x_1 - x_0] = -m is missing.",
+            _regression(_cov, _var, start=0),
+        ),
+        Mistake(
+            "the mean of x_t was not taken away from x.",
+            _regression(_cov, _var, lambda t, mean: 0),
+        ),
+        Mistake(
+            "the mean of x_t is (1 - t) m, not m.",
+            _regression(_cov, _var, lambda t, mean: mean),
+        ),
+        Mistake(
+            "the sign in the covariance is wrong: x_0 enters x_1 - x_0 with a minus.",
+            _regression(lambda t, d: t + (1 - t) * d**2, _var),
+        ),
+        Mistake(
+            "the covariance of x_1 alone is missing: it is t.",
+            _regression(lambda t, d: -(1 - t) * d**2, _var),
+        ),
+        Mistake(
+            "s is the standard deviation: its square is the variance of the data.",
+            _regression(lambda t, d: t - (1 - t) * d, lambda t, d: (1 - t) ** 2 * d + t**2),
+        ),
+        Mistake(
+            "a factor enters a variance squared: that of x_t is not (1 - t) s^2 + t.",
+            _regression(_cov, lambda t, d: (1 - t) * d**2 + t),
+        ),
+        Mistake(
+            "of independent variables the variances add, not the standard deviations.",
+            _regression(_cov, lambda t, d: ((1 - t) * d + t) ** 2),
         ),
     ),
 )
@@ -212,6 +312,26 @@ velocity_to_score = Checker(
             _score(lambda v, x, t: -(x + (1 - t) * v) / t**2),
         ),
         Mistake(
+            "t and 1 - t are exchanged: from x_t to the noise the time left is 1 - t.",
+            _score(lambda v, x, t: -(x + t * v) / t),
+        ),
+        Mistake(
+            "x_t - t v is the best guess of the data. The score needs that of the noise.",
+            _score(lambda v, x, t: -(x - t * v) / t),
+        ),
+        Mistake(
+            "only a part is divided by t: it divides the whole guess of the noise.",
+            _score(lambda v, x, t: -(x + (1 - t) * v / t)),
+        ),
+        Mistake(
+            "divide by sigma, which is t; 1 - t is alpha.",
+            _score(lambda v, x, t: -(x + (1 - t) * v) / (1 - t)),
+        ),
+        Mistake(
+            "this is minus the best guess of the noise; the division by t is missing.",
+            _score(lambda v, x, t: -(x + (1 - t) * v)),
+        ),
+        Mistake(
             "t has shape (B,): give it as many further axes of length 1 as x has.",
             lambda v, x, t: -(x + (1 - t) * v) / t,
         ),
@@ -241,7 +361,7 @@ def _field(x: Tensor, t: Tensor) -> Tensor:
 
 
 def _walk(
-    step: Callable[[Tensor, Tensor], Tensor], at: int = 0, skip: int = 0
+    step: Callable[[Tensor, Tensor], Tensor | int], at: int = 0, skip: int = 0
 ) -> Callable[..., Tensor]:
     """euler_sample with another step length, or the time of the other end."""
 
@@ -264,6 +384,14 @@ def _walk_equal(velocity: Any, x: Tensor, ts: Tensor) -> Tensor:
     return x
 
 
+def _walk_once(velocity: Any, x: Tensor, ts: Tensor) -> Tensor:
+    return _walk(lambda t, s: s - t)(velocity, x, ts[:2])
+
+
+def _other_clock(velocity: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda x, t: velocity(x, 1 - t)
+
+
 euler_sample = Checker(
     chapter="flow_matching",
     name="euler_sample",
@@ -278,7 +406,7 @@ euler_sample = Checker(
             _walk(lambda t, s: t - s),
         ),
         Mistake(
-            "Euler's method takes the velocity at the start of the step, not at its end.",
+            "the velocity is taken at the end of the step. In Euler's method it is that at the start.",
             _walk(lambda t, s: s - t, at=1),
         ),
         Mistake("you walk from t = 0 to t = 1. Samples start as noise, at t = 1.", _walk_up),
@@ -291,6 +419,23 @@ euler_sample = Checker(
             "all steps are taken as equally long. The grid says where each begins and ends.",
             _walk_equal,
         ),
+        Mistake(
+            "the velocity is not multiplied by the length of the step.",
+            _walk(lambda t, s: -1),
+        ),
+        Mistake(
+            "only the first step is taken. Does the function return inside of the loop?",
+            _walk_once,
+        ),
+        Mistake(
+            "the velocity is asked at the time 1 - t, as if it came from the literature.",
+            lambda f, x, ts: _walk(lambda t, s: s - t)(_other_clock(f), x, ts),
+        ),
+        Mistake(
+            "time and step both follow the other convention, in which t = 0 is noise. This "
+            "velocity has the time and the sign of the course.",
+            lambda f, x, ts: _walk(lambda t, s: t - s)(_other_clock(f), x, ts),
+        ),
     ),
 )
 
@@ -299,27 +444,38 @@ euler_sample = Checker(
 
 def _sde_cases(seed: int) -> Iterator[Case]:
     draw = normal(seed)
-    for g in (0.0, 0.7, 1.5):
+    for gamma in (0.0, 0.7, 1.5):
         x, v, score, z = (draw(4, 3) for _ in range(4))
         t, s = torch.tensor([0.6 + 0.05 * seed, 0.55], dtype=torch.float64)
-        # Forward in time, dx = (v + g^2/2 score) dt + g dw has the marginals of the flow; its
-        # reversal (Anderson, 1982) takes g^2 score away from that drift.
-        drift = v + g**2 / 2 * score - g**2 * score
-        right = x + (s - t) * drift + g * (t - s).sqrt() * z
-        label = f"noise level g = {g}" if g else "no noise: the step of the ODE"
-        yield Case(label, (x, t, s, v, score, g, z), right)
+        # Forward in time, dx = (v + gamma^2/2 score) dt + gamma dw has the marginals of the flow;
+        # its reversal (Anderson, 1982) takes gamma^2 score away from that drift.
+        drift = v + gamma**2 / 2 * score - gamma**2 * score
+        right = x + (s - t) * drift + gamma * (t - s).sqrt() * z
+        label = f"noise level gamma = {gamma}" if gamma else "no noise: the step of the ODE"
+        yield Case(label, (x, t, s, v, score, gamma, z), right)
 
 
-def _sde(drift: Callable[..., Tensor], noise: Callable[..., Any] | None = None) -> Any:
-    """sde_step with another drift (of v, score, g), or another factor of z (of g, h)."""
+def _sde(
+    drift: Callable[..., Tensor] = lambda v, score, gamma: v - gamma**2 / 2 * score,
+    noise: Callable[..., Any] = lambda gamma, h: gamma * h.sqrt(),
+    sign: int = -1,
+) -> Callable[..., Tensor]:
+    """sde_step with another drift (of v, score, gamma), or factor of z (of gamma, h)."""
 
     def wrong(
-        x: Tensor, t: Tensor, s: Tensor, v: Tensor, score: Tensor, g: float, z: Tensor
+        x: Tensor, t: Tensor, s: Tensor, v: Tensor, score: Tensor, gamma: float, z: Tensor
     ) -> Tensor:
-        factor = noise(g, t - s) if noise else g * (t - s).sqrt()
-        return x + (s - t) * drift(v, score, g) + factor * z
+        h = t - s
+        return x + sign * h * drift(v, score, gamma) + noise(gamma, h) * z
 
     return wrong
+
+
+def _score_at_once(
+    x: Tensor, t: Tensor, s: Tensor, v: Tensor, score: Tensor, gamma: float, z: Tensor
+) -> Tensor:
+    """sde_step with a score term that the length of the step does not multiply."""
+    return x + (s - t) * v + gamma**2 / 2 * score + gamma * (t - s).sqrt() * z
 
 
 sde_step = Checker(
@@ -334,27 +490,53 @@ sde_step = Checker(
         Mistake(
             "noise is added, but the drift is still that of the ODE: samples get too wide. What "
             "the noise spreads, the score must gather.",
-            _sde(lambda v, score, g: v),
+            _sde(lambda v, score, gamma: v),
         ),
         Mistake(
             "the sign of the score is wrong. You walk down in time: this pushes samples apart.",
-            _sde(lambda v, score, g: v + g**2 / 2 * score),
+            _sde(lambda v, score, gamma: v + gamma**2 / 2 * score),
         ),
         Mistake(
-            "the half is missing. g^2 times the score belongs to the drift f of the forward SDE; "
-            "the velocity already holds half of it.",
-            _sde(lambda v, score, g: v - g**2 * score),
+            "the half is missing. The full square of the noise level goes with the drift f of the "
+            "forward SDE; the velocity already holds half of it.",
+            _sde(lambda v, score, gamma: v - gamma**2 * score),
         ),
         Mistake(
-            "g where g squared belongs, in the drift.", _sde(lambda v, score, g: v - g / 2 * score)
+            "the half is missing, and the sign of the score is wrong.",
+            _sde(lambda v, score, gamma: v + gamma**2 * score),
+        ),
+        Mistake(
+            "gamma where gamma squared belongs, in the drift.",
+            _sde(lambda v, score, gamma: v - gamma / 2 * score),
         ),
         Mistake(
             "the noise of a step grows with the root of its length.",
-            _sde(lambda v, score, g: v - g**2 / 2 * score, lambda g, h: g * h),
+            _sde(noise=lambda gamma, h: gamma * h),
         ),
         Mistake(
-            "g squared where g belongs, in the noise.",
-            _sde(lambda v, score, g: v - g**2 / 2 * score, lambda g, h: g**2 * h.sqrt()),
+            "the noise does not depend on the length of the step. Its variance is gamma^2 times "
+            "that length.",
+            _sde(noise=lambda gamma, h: gamma),
+        ),
+        Mistake(
+            "gamma squared where gamma belongs, in the noise.",
+            _sde(noise=lambda gamma, h: gamma**2 * h.sqrt()),
+        ),
+        Mistake(
+            "the drift is right, but the noise is missing: samples get too narrow.",
+            _sde(noise=lambda gamma, h: 0),
+        ),
+        Mistake(
+            "the noise enters with a minus. That makes samples just as good, but not those of z.",
+            _sde(noise=lambda gamma, h: -gamma * h.sqrt()),
+        ),
+        Mistake(
+            "you walk up in time: the drift takes the step s - t, which is negative.",
+            _sde(sign=1),
+        ),
+        Mistake(
+            "the term with the score is part of the drift: the length of the step multiplies it.",
+            _score_at_once,
         ),
     ),
 )
@@ -414,6 +596,25 @@ to_straight_path = Checker(
             "sigma itself was taken for the time. Match the ratio of noise to data instead.",
             _straight(lambda a, s: s, lambda a, s: (1 - s) / a),
         ),
+        Mistake(
+            "the factor is right, but sigma itself was taken for the time. What becomes of sigma "
+            "when x is multiplied?",
+            _straight(lambda a, s: s, lambda a, s: 1 / (a + s)),
+        ),
+        Mistake(
+            "one minus alpha was taken for the time. Match the ratio of noise to data instead.",
+            _straight(lambda a, s: 1 - a, lambda a, s: 1 / (a + s)),
+        ),
+        Mistake(
+            "the time is right. Division by alpha alone makes x_0 + (sigma / alpha) eps, in which "
+            "the factor of the data is 1, not 1 - t.",
+            _straight(lambda a, s: s / (a + s), lambda a, s: 1 / a),
+        ),
+        Mistake(
+            "these are the noise level and the sample of a path on which the data keep their "
+            "scale. On the straight path both factors change, and their sum is 1.",
+            _straight(lambda a, s: s / a, lambda a, s: 1 / a),
+        ),
     ),
 )
 
@@ -447,7 +648,9 @@ def _spread(velocity: Any, steps: int, kind: str) -> float:
     if kind == "up":
         ts = ts.flip(0)
     for t, s in pairwise(ts):
-        x = x + (s - t) * velocity(x, t.clamp(1e-6).expand(len(x)))
+        at = {"end": s, "noise": ts[0]}.get(kind, t).clamp(1e-6)
+        step = t - s if kind == "against" else s - t
+        x = x + step * velocity(x, at.expand(len(x)))
     return (x.var() if kind == "variance" else x.std()).item()
 
 
@@ -463,10 +666,10 @@ def _few_remark(value: tuple[str, dict[str, float]]) -> str:
     prediction, measured = value
     truth = math.hypot(2.0, 0.2)
     verb = "as you predicted" if prediction == "narrower" else f"you predicted {prediction!r}"
-    values = ", ".join(f"{n} steps give {measured[str(n)]:.2f}" for n in COUNTS)
+    values = ", ".join(f"{measured[str(n)]:.2f} in {n}" for n in COUNTS[1:])
     return (
-        f"{values}; {truth:.2f} is true. One step is narrower ({verb}): it ends at the mean of "
-        "all data, wherever it starts."
+        f"{measured['1']:.2f} in one step, {values}; {truth:.2f} is true. One step is narrower "
+        f"({verb}): it ends at the mean of all data, wherever it starts."
     )
 
 
@@ -495,6 +698,22 @@ few_steps_experiment = Checker(
         Mistake(
             "each of these took one step too few: n steps need a grid of n + 1 times.",
             _few(lambda f, n: _spread_short(f, n)),
+        ),
+        Mistake(
+            "you walk against the flow: going down in time, the step is negative.",
+            _few(lambda f, n: _spread(f, n, "against")),
+        ),
+        Mistake(
+            "the velocity is taken at the end of the step. In Euler's method it is that at the start.",
+            _few(lambda f, n: _spread(f, n, "end")),
+        ),
+        Mistake(
+            "the velocity is asked at t = 1 in every step. The time falls along the way.",
+            _few(lambda f, n: _spread(f, n, "noise")),
+        ),
+        Mistake(
+            "all of these are of one step: does your loop run once for each number of steps?",
+            _few(lambda f, n: _spread(f, 1, "euler")),
         ),
     ),
     remark=_few_remark,
@@ -557,6 +776,18 @@ flow_log_density = Checker(
         Mistake(
             "the log-determinant is the sum over coordinates, not the mean.",
             lambda x, a, b: _log_normal((x - b) / a) - a.abs().log().mean(),
+        ),
+        Mistake(
+            "undo the last thing first: the shift was added after the scale.",
+            lambda x, a, b: _log_normal(x / a - b) - a.abs().log().sum(),
+        ),
+        Mistake(
+            "the shift is undone, but x is stretched once more in place of shrunk.",
+            lambda x, a, b: _log_normal((x - b) * a) - a.abs().log().sum(),
+        ),
+        Mistake(
+            "a log is missing: the density is divided by the product of the scales.",
+            lambda x, a, b: _log_normal((x - b) / a) - a.abs().prod(),
         ),
     ),
 )

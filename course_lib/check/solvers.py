@@ -87,6 +87,30 @@ heun_step = Checker(
             "the second velocity alone is used; average both.",
             _two_stage(lambda v, x, t, s: x + (s - t) * v(x + (s - t) * v(x, t), s)),
         ),
+        Mistake(
+            "you go the wrong way: the step goes down from t to s, and its length is negative.",
+            _two_stage(
+                lambda v, x, t, s: x + (t - s) / 2 * (v(x, t) + v(x + (t - s) * v(x, t), s))
+            ),
+        ),
+        Mistake(
+            "the step is right, but the look ahead goes the wrong way: to s, the length is s - t.",
+            _two_stage(
+                lambda v, x, t, s: x + (s - t) / 2 * (v(x, t) + v(x + (t - s) * v(x, t), s))
+            ),
+        ),
+        Mistake(
+            "you walk on from the place of the look ahead. The step is taken again, from x.",
+            _two_stage(
+                lambda v, x, t, s: (y := x + (s - t) * v(x, t)) + (s - t) / 2 * (v(x, t) + v(y, s))
+            ),
+        ),
+        Mistake(
+            "only one of the two velocities is halved. Are there brackets around their sum?",
+            _two_stage(
+                lambda v, x, t, s: x + (s - t) * (v(x, t) + v(x + (s - t) * v(x, t), s) / 2)
+            ),
+        ),
     ),
 )
 
@@ -126,6 +150,7 @@ def _series(orders: dict[str, Sequence[float]], exact: Callable[[Tensor], Tensor
 
 
 E1, H2, R4 = (1.0, 1.0), (1.0, 1.0, 0.5), (1.0, 1.0, 1 / 2, 1 / 6, 1 / 24)
+ALTERNATING = (1, -1, 1 / 2, -1 / 6, 1 / 24)
 
 stability_factor = Checker(
     chapter="solvers",
@@ -141,21 +166,17 @@ stability_factor = Checker(
             _series({"euler": E1, "heun": (1, 1, 1), "rk4": (1, 1, 1, 1, 1)}, torch.exp),
         ),
         Mistake(
-            "RK4 agrees with the exponential up to and with z^4.",
+            "for RK4 one term is missing: it agrees with the exponential up to z^4.",
             _series({"euler": E1, "heun": H2, "rk4": R4[:-1]}, torch.exp),
         ),
         Mistake(
-            "Heun's method agrees with the exponential up to and with z^2.",
+            "for Heun's method a term is missing: it agrees with the exponential up to z^2.",
             _series({"euler": E1, "heun": E1, "rk4": R4}, torch.exp),
         ),
         Mistake(
-            "the sign of z is turned: for dx/dt = -k x, z = -k h is negative already.",
+            "the sign of z is turned: for dx/dtau = -k x, z = -k h is negative already.",
             _series(
-                {
-                    "euler": (1, -1),
-                    "heun": (1, -1, 0.5),
-                    "rk4": (1, -1, 1 / 2, -1 / 6, 1 / 24),
-                },
+                {"euler": (1, -1), "heun": (1, -1, 0.5), "rk4": ALTERNATING},
                 lambda z: (-z).exp(),
             ),
         ),
@@ -164,6 +185,27 @@ stability_factor = Checker(
             _series(
                 {"euler": (0, 1), "heun": (0, 1, 0.5), "rk4": (0, *R4[1:])}, lambda z: z.expm1()
             ),
+        ),
+        Mistake(
+            "for the exact solution the sign is right, but for the methods it is turned: z = -k h "
+            "is negative already.",
+            _series({"euler": (1, -1), "heun": (1, -1, 0.5), "rk4": ALTERNATING}, torch.exp),
+        ),
+        Mistake(
+            "the terms of RK4 are divided by n. It must be n!.",
+            _series({"euler": E1, "heun": H2, "rk4": (1, 1, 1 / 2, 1 / 3, 1 / 4)}, torch.exp),
+        ),
+        Mistake(
+            "one term too many: a method of order p stops after the term z^p.",
+            _series({"euler": H2, "heun": R4[:-1], "rk4": (*R4, 1 / 120)}, torch.exp),
+        ),
+        Mistake(
+            "the four slopes of RK4 do not weigh the same: the two in the middle count twice.",
+            _series({"euler": E1, "heun": H2, "rk4": (1, 1, 3 / 8, 1 / 8, 1 / 16)}, torch.exp),
+        ),
+        Mistake(
+            "this is the absolute value. R has a sign; Euler's turns negative for long steps.",
+            lambda z, method: _growth(z, method).abs(),
         ),
     ),
 )
@@ -229,6 +271,38 @@ exponential_step = Checker(
             "the minus one is missing: a step of length 0 must change nothing.",
             _exponential(lambda x, e, at, st, a, s, h: a / at * x - s * torch.exp(h) * e),
         ),
+        Mistake(
+            "the exponential under the integral was taken as constant, at its end. Integrate it.",
+            _exponential(lambda x, e, at, st, a, s, h: a / at * x - s * h * e),
+        ),
+        Mistake(
+            "the factor alpha_s before the integral is missing.",
+            _exponential(lambda x, e, at, st, a, s, h: a / at * x - (st / at - s / a) * e),
+        ),
+        Mistake(
+            "alpha before the integral is taken at t. The whole is multiplied by alpha_s.",
+            _exponential(lambda x, e, at, st, a, s, h: a / at * x - at * (st / at - s / a) * e),
+        ),
+        Mistake(
+            "alpha_s where sigma_s belongs: what is alpha_s e^(-lambda_s)?",
+            _exponential(lambda x, e, at, st, a, s, h: a / at * x - a * torch.expm1(h) * e),
+        ),
+        Mistake(
+            "the linear part is missing: without noise x must change by alpha_s / alpha_t.",
+            _exponential(lambda x, e, at, st, a, s, h: x - s * torch.expm1(h) * e),
+        ),
+        Mistake(
+            "h is twice what it should be: lambda is log(alpha / sigma), half of log(SNR).",
+            _exponential(lambda x, e, at, st, a, s, h: a / at * x - s * torch.expm1(2 * h) * e),
+        ),
+        Mistake(
+            "e^(+lambda) was integrated, which belongs to the data prediction.",
+            _exponential(lambda x, e, at, st, a, s, h: a / at * x - a * (a / s - at / st) * e),
+        ),
+        Mistake(
+            "this is the step for a constant data prediction, and eps is none.",
+            _exponential(lambda x, e, at, st, a, s, h: s / st * x - a * torch.expm1(-h) * e),
+        ),
     ),
 )
 
@@ -237,7 +311,7 @@ exponential_step = Checker(
 
 def _multistep_cases(seed: int) -> Iterator[Case]:
     draw = normal(seed)
-    for lams, label in (((0.0, 0.5, 1.0), "equal steps"), ((0.1, 0.3, 1.1), "unequal steps")):
+    for lams, label in (((0.0, 0.5, 1.0), "equal steps"), ((0.1, 0.4, 1.3), "unequal steps")):
         lam = torch.tensor(lams, dtype=torch.float64)
         slope, offset = draw(3, 2), draw(3, 2)
         before, now = offset + slope * lam[0], offset + slope * lam[1]
@@ -272,6 +346,26 @@ multistep_data = Checker(
             lambda d, e, h, k: d + (d - e) / 2,
         ),
         Mistake("the old answer is not used: this is DDIM.", lambda d, e, h, k: d),
+        Mistake(
+            "this is the mean of the two answers, which lies behind. You go forward.",
+            lambda d, e, h, k: (d + e) / 2,
+        ),
+        Mistake(
+            "the slope is the change divided by the length of the old step.",
+            lambda d, e, h, k: d + h / 2 * (d - e),
+        ),
+        Mistake(
+            "you start from the old answer. The new step begins at the present one.",
+            lambda d, e, h, k: e + h / (2 * k) * (d - e),
+        ),
+        Mistake(
+            "the two answers are the old step apart, not both steps together.",
+            lambda d, e, h, k: d + h / (2 * (h + k)) * (d - e),
+        ),
+        Mistake(
+            "the two weights do not add up to 1: from two equal answers the same must come out.",
+            lambda d, e, h, k: (1 + h / (2 * k)) * d + h / (2 * k) * e,
+        ),
     ),
 )
 
@@ -337,6 +431,30 @@ error_norm = Checker(
             "the absolute values are averaged, not the squares.",
             _norm(_scaled, lambda v: v.abs().mean()),
         ),
+        Mistake(
+            "only the new state sets the scale. Take the larger of new and old.",
+            _norm(lambda e, x, y, atol, rtol: e / (atol + rtol * y)),
+        ),
+        Mistake(
+            "the smaller of old and new sets the scale. Take the larger.",
+            _norm(lambda e, x, y, atol, rtol: e / (atol + rtol * torch.minimum(x, y))),
+        ),
+        Mistake(
+            "old and new are added. Take the larger of the two.",
+            _norm(lambda e, x, y, atol, rtol: e / (atol + rtol * (x + y))),
+        ),
+        Mistake(
+            "atol and rtol are exchanged: rtol multiplies the size of x.",
+            _norm(lambda e, x, y, atol, rtol: e / (rtol + atol * torch.maximum(x, y))),
+        ),
+        Mistake(
+            "one number is the scale of all coordinates. Take the larger coordinate by coordinate.",
+            _norm(lambda e, x, y, a, r: e / (a + r * torch.maximum(x.max(), y.max()))),
+        ),
+        Mistake(
+            "the absolute value of x is missing: a negative coordinate gets too small a scale.",
+            lambda e, x, y, a, r: (e / (a + r * torch.maximum(x, y))).square().mean().sqrt(),
+        ),
     ),
 )
 
@@ -381,7 +499,7 @@ next_step_size = Checker(
             _size(lambda e, p: _clamped(0.9 * e ** (1 / (p + 1)))),
         ),
         Mistake(
-            "the bounds are missing: a lucky step must not make the next a thousand times longer.",
+            "both bounds are missing: a lucky step must not make the next a thousand times longer.",
             _size(lambda e, p: 0.9 * e ** (-1 / (p + 1))),
         ),
         Mistake(
@@ -395,6 +513,39 @@ next_step_size = Checker(
         Mistake(
             "the root is missing: the error of a step is not proportional to its length.",
             _size(lambda e, p: _clamped(0.9 / e)),
+        ),
+        Mistake(
+            "the safety factor comes after the bounds; clamp last.",
+            _size(lambda e, p: 0.9 * _clamped(e ** (-1 / (p + 1)))),
+        ),
+        Mistake(
+            "the safety factor stands inside of the root, where it does less.",
+            _size(lambda e, p: _clamped((0.9 / e) ** (1 / (p + 1)))),
+        ),
+        Mistake(
+            "this is the factor alone. Multiply the length of this step by it.",
+            lambda h, error, order: _clamped(0.9 * error ** (-1 / (order + 1))),
+        ),
+        Mistake(
+            "the length itself is clamped to [0.2, 5]. Those are bounds of the factor.",
+            lambda h, error, order: _clamped(h * 0.9 * error ** (-1 / (order + 1))),
+        ),
+        Mistake(
+            "the lower bound is missing: a bad step must not make the next 100,000 times shorter.",
+            _size(lambda e, p: min(5.0, 0.9 * e ** (-1 / (p + 1)))),
+        ),
+        Mistake(
+            "the upper bound is missing: one lucky step must not make the next a thousand times "
+            "longer.",
+            _size(lambda e, p: max(0.2, 0.9 * e ** (-1 / (p + 1)))),
+        ),
+        Mistake(
+            "after a good step the length stays as it was. It must be allowed to grow.",
+            _size(lambda e, p: 1.0 if e <= 1 else _clamped(0.9 * e ** (-1 / (p + 1)))),
+        ),
+        Mistake(
+            "the exponent is one too high: order is p already, and the error of a step is h^(p+1).",
+            _size(lambda e, p: _clamped(0.9 * e ** (-1 / (p + 2)))),
         ),
     ),
 )
@@ -431,9 +582,26 @@ def _solver(rate: float, last: str) -> Callable[[int], float]:
 
 def _slope(logs: list[float], errors: list[float]) -> float:
     """Minus the slope of log(error) over log(steps), by least squares."""
-    x, y = torch.tensor(logs).double(), torch.tensor(errors).double().log()
+    return -_line(logs, [math.log(e) if e > 0 else math.nan for e in errors])
+
+
+def _line(xs: list[float], ys: list[float]) -> float:
+    """Slope of the line through points, by least squares."""
+    x, y = torch.tensor([xs, ys], dtype=torch.float64)
     x = x - x.mean()
+    return ((x * y).sum() / x.square().sum()).item()
+
+
+def _through_origin(counts: Sequence[int], errors: list[float]) -> float:
+    x, y = torch.tensor([counts, errors], dtype=torch.float64).log()
     return -((x * y).sum() / x.square().sum()).item()
+
+
+def _off(solve: Callable[[int], float], exact: float, steps: int) -> float:
+    return abs(solve(steps) - exact)
+
+
+LOG10_E = math.log10(math.e)
 
 
 def _order(measure: Callable[..., float]) -> Callable[..., Any]:
@@ -479,6 +647,30 @@ order_experiment = Checker(
         Mistake(
             "the squared error was used; its order is twice as high.",
             _order_by(lambda f, x, n: ([math.log(k) for k in n], [(f(k) - x) ** 2 for k in n])),
+        ),
+        Mistake(
+            "take the logarithm of the errors too.",
+            _order_by(
+                lambda f, x, n: ([math.log(k) for k in n], [math.exp(_off(f, x, k)) for k in n])
+            ),
+        ),
+        Mistake(
+            "the mean of the log n is not taken off, so the line is forced through the origin.",
+            _order(lambda f, x, n: _through_origin(n, [_off(f, x, k) for k in n])),
+        ),
+        Mistake(
+            "two different logarithms: base 10 in one, base e in the other.",
+            _order_by(
+                lambda f, x, n: ([math.log(k) for k in n], [_off(f, x, k) ** LOG10_E for k in n])
+            ),
+        ),
+        Mistake(
+            "the axes are exchanged: the error depends on n, so divide by the square of log n.",
+            _order(
+                lambda f, x, n: (
+                    -_line([math.log(_off(f, x, k)) for k in n], [math.log(k) for k in n])
+                )
+            ),
         ),
     ),
     remark=_order_remark,
@@ -541,18 +733,41 @@ dpm_solver_2_step = Checker(
             _dpm(lambda r: (1 + 1 / (2 * r), -1 / (2 * r))),
         ),
         Mistake(
-            "the two weights are exchanged; for r = 1/2 this would be invisible only if both were "
-            "equal.",
+            "the two weights are exchanged: for r = 1/2 the first look would count alone.",
             _dpm(lambda r: (1 / (2 * r), 1 - 1 / (2 * r))),
         ),
         Mistake(
-            "the weights are r and 1 - r. Put a line through both looks, and take its value in the "
+            "the weights are 1 - r and r. Put a line through both looks, and take its value in the "
             "middle of the step.",
             _dpm(lambda r: (1 - r, r)),
         ),
         Mistake("the mean of both looks is right for r = 1 only.", _dpm(lambda r: (0.5, 0.5))),
         Mistake("the second look alone is right for r = 1/2 only.", _dpm(lambda r: (0.0, 1.0))),
         Mistake("the second look is not used: this is DDIM.", _dpm(lambda r: (1.0, 0.0))),
+        Mistake(
+            "the weights do not add up to 1, the second has the wrong sign.",
+            _dpm(lambda r: (1 - 1 / (2 * r), -1 / (2 * r))),
+        ),
+        Mistake(
+            "only one of the two signs is mended; the weights must add up to 1.",
+            _dpm(lambda r: (1 + 1 / (2 * r), 1 / (2 * r))),
+        ),
+        Mistake(
+            "this is the value of the line at the end of the step. Take it in the middle.",
+            _dpm(lambda r: (1 - 1 / r, 1 / r)),
+        ),
+        Mistake(
+            "these are the weights of the multistep rule with the two looks exchanged.",
+            _dpm(lambda r: (-1 / (2 * r), 1 + 1 / (2 * r))),
+        ),
+        Mistake(
+            "the ratio is upside down: the nearer the second look is, the more its change counts.",
+            _dpm(lambda r: (1 - r / 2, r / 2)),
+        ),
+        Mistake(
+            "the weight 1/(2r) has become 2r, which is the same for r = 1/2 only.",
+            _dpm(lambda r: (1 - 2 * r, 2 * r)),
+        ),
     ),
 )
 

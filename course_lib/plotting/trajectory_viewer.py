@@ -122,6 +122,7 @@ def trajectory_viewer(
     limit: float,
     alt: str,
     caption: str | None = None,
+    start: tuple[str, ...] | None = None,
     goal: Tensor | None = None,
     density: LogProb | None = None,
     width: int = 440,
@@ -132,11 +133,12 @@ def trajectory_viewer(
 
     Args:
         runs: for each combination of options, one from each menu, its paths; every combination,
-            with the same number of points. The first is shown first.
+            with the same number of points.
         menus: what the options of each menu are, such as ("solver", "steps").
         limit: the axes run from -limit to limit.
         alt: what the figure shows: the finding, in a sentence.
         caption: text below; TeX between dollar signs becomes a formula.
+        start: the combination that is shown first; by default the first option of each menu.
         goal: where the points should arrive, shape (B, 2), drawn as rings.
         density: log-density to draw, shaded, behind the paths.
         width: width on the page in pixels.
@@ -150,6 +152,7 @@ def trajectory_viewer(
         limit=limit,
         alt=alt,
         caption=caption,
+        start=start,
         goal=goal,
         density=density,
         width=width,
@@ -164,6 +167,7 @@ def trajectory_viewer_html(
     limit: float,
     alt: str,
     caption: str | None = None,
+    start: tuple[str, ...] | None = None,
     goal: Tensor | None = None,
     density: LogProb | None = None,
     width: int = 440,
@@ -179,13 +183,16 @@ def trajectory_viewer_html(
     for choice in product(*options):
         key = ",".join(str(names.index(name)) for names, name in zip(options, choice, strict=True))
         packed[key] = _packed(runs[choice], limit)
-    first = next(iter(packed.values()))
+    start = tuple(names[0] for names in options) if start is None else start
+    if start not in runs:
+        raise ValueError(f"start must be one of the keys of runs; got {start}")
+    first = _packed(runs[start], limit)
     parts = [_background(density, limit), _rings(goal, limit), _paths(first["paths"])]
     size = f'viewBox="-1080 -1040 2160 2160" width="{width}" height="{width}"'
     svg = f'<svg {size} role="img" aria-label="{alt}">\n{"".join(parts)}{_frame(limit)}</svg>\n'
     data = html.escape(json.dumps(packed, separators=(",", ":")))
     attributes = f'class="course-figure course-trajectories" data-runs="{data}"'
-    content = svg + _LEGEND[goal is None] + _controls(menus, options, first)
+    content = svg + _LEGEND[goal is None] + _controls(menus, options, start, first)
     return _CSS + wrap(content, caption, attributes) + _SCRIPT
 
 
@@ -275,25 +282,35 @@ def _frame(limit: float) -> str:
 
 
 def _controls(
-    menus: Sequence[str], options: Sequence[Sequence[str]], first: Mapping[str, Any]
+    menus: Sequence[str],
+    options: Sequence[Sequence[str]],
+    start: Sequence[str],
+    first: Mapping[str, Any],
 ) -> str:
     """Menus, play button, slider and label; the script shows them once they work."""
     keys = 'data-lm-suppress-shortcuts="true"'  # else JupyterLab takes arrows and Enter itself
     last, note = html.escape(first["labels"][-1]), html.escape(first["note"])
-    chosen = "".join(
-        f'<label>{html.escape(menu)} <select {keys} autocomplete="off">'
-        + "".join(f"<option>{html.escape(name)}</option>" for name in names)
-        + "</select></label>\n"
-        for menu, names in zip(menus, options, strict=True)
-    )
+    boxes = [_menu(*parts, keys) for parts in zip(menus, options, start, strict=True)]
     end = len(first["labels"]) - 1
     return (
         f'<p class="course-note" aria-live="polite">{note}</p>\n'
-        f'<div class="course-controls">\n{chosen}</div>\n'
+        f'<div class="course-controls">\n{"".join(boxes)}</div>\n'
         f'<div class="course-controls">\n<button type="button" {keys}>&#9654; Play</button>\n'
         f'<input type="range" min="0" max="{end}" value="{end}" autocomplete="off" {keys} '
         f'aria-label="Step" aria-valuetext="{last}">\n'
         f'<span class="course-label" aria-hidden="true">{last}</span>\n</div>\n'
+    )
+
+
+def _menu(menu: str, names: Sequence[str], chosen: str, keys: str) -> str:
+    """One menu, with one option chosen."""
+    marks = ["" if name != chosen else " selected" for name in names]
+    options = "".join(
+        f"<option{mark}>{html.escape(name)}</option>"
+        for name, mark in zip(names, marks, strict=True)
+    )
+    return (
+        f'<label>{html.escape(menu)} <select {keys} autocomplete="off">{options}</select></label>\n'
     )
 
 

@@ -118,6 +118,30 @@ def test_sliders_change_the_picture(address, width, mode):
                 assert slider.get_attribute("aria-valuetext"), name
 
 
+@pytest.mark.parametrize(("width", "mode"), [(WIDE, "light"), (NARROW, "dark")])
+def test_menus_and_sliders_change_the_trajectories(address, width, mode):
+    with browser_page(width, mode) as page:
+        for name in _page_names():
+            if 'class="course-figure course-trajectories"' not in (HTML / f"{name}.html").read_text(
+                "utf-8"
+            ):
+                continue
+            open_page(page, f"{address}/{name}.html")
+            for viewer in page.locator(".course-trajectories").all():
+                picture, slider = viewer.locator("svg"), viewer.locator("input[type=range]")
+                slider.scroll_into_view_if_needed()
+                seen = [picture.screenshot()]
+                for menu in viewer.locator("select").all():
+                    other = menu.evaluate("e => Number(e.selectedIndex === 0)")
+                    menu.select_option(index=other)
+                    seen.append(picture.screenshot())
+                slider.focus()
+                slider.press("Home")
+                seen.append(picture.screenshot())
+                assert len(set(seen)) == len(seen), name
+                assert slider.get_attribute("aria-valuetext"), name
+
+
 def test_search_finds_a_page_and_opens_it(address):
     with browser_page(WIDE, "light") as page:
         open_page(page, f"{address}/intro.html")

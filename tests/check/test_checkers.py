@@ -23,6 +23,14 @@ def test_each_known_mistake_fails_with_its_own_message(checker, mistake):
     assert dict(verdict.details)["Likely cause"] == mistake.says
 
 
+@pytest.mark.parametrize("mutant", [m for m in MUTANTS if m[0].kind == "experiment"])
+def test_a_cause_is_found_whatever_was_predicted(mutant):
+    checker, mistake = mutant
+    for prediction in next(iter(checker.cases(0))).answer[0]:
+        verdict = checker.run(lambda *args, p=prediction: (p, *mistake.function(*args)[1:]))
+        assert dict(verdict.details)["Likely cause"] == mistake.says
+
+
 @each_checker
 def test_there_are_at_least_three_mistakes_and_each_says_something_else(checker):
     says = [m.says for m in checker.mistakes]
@@ -43,8 +51,10 @@ def test_a_check_asks_about_several_seeds_and_edge_cases(checker):
     first, second = (list(checker.cases(seed)) for seed in (0, 1))
     assert len(first) >= 2
     assert len({case.label for case in first}) == len(first)
-    tensors = [torch.cat([a.flatten().double() for a in case.args if torch.is_tensor(a)])
+    numbers = [[a for a in case.args if isinstance(a, torch.Tensor | float)]
                for case in (first[0], second[0])]  # fmt: skip
+    tensors = [torch.cat([torch.as_tensor(a).flatten().double() for a in (0.0, *row)])
+               for row in numbers]  # fmt: skip
     fixed = checker.kind == "experiment"  # measures; the learner draws the samples
     assert fixed or tensors[0].shape != tensors[1].shape or not torch.equal(*tensors)
 

@@ -73,10 +73,20 @@ def test_the_first_run_is_drawn_without_a_script():
 def test_menus_offer_the_options_in_order():
     tags = Tags(page())
     assert len(tags["select"]) == 2
-    assert re.findall("<option>(.*?)</option>", page()) == ["euler", "heun", "1", "2"]
+    assert re.findall("<option.*?>(.*?)</option>", page()) == ["euler", "heun", "1", "2"]
     (slider,) = tags["input"]
     assert (slider["type"], slider["max"], slider["value"]) == ("range", "1", "1")
     assert slider["aria-valuetext"] == "t = 0"
+
+
+def test_the_start_may_be_chosen():
+    markup = page(start=("heun", "2"))
+    assert re.findall("<option selected>(.*?)</option>", markup) == ["heun", "2"]
+    tags = Tags(markup)
+    assert tags["polyline"][0]["points"] == "1000,0 500,-250 0,0"
+    assert "two" in tags.words
+    with pytest.raises(ValueError, match="start must be one of the keys of runs"):
+        page(start=("heun", "3"))
 
 
 def test_density_is_a_picture_with_rows_downwards():
