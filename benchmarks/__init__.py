@@ -1,3 +1,3 @@
-"""Measurements of speed. They print numbers and judge none: that is left to the reader."""
+"""Measurements of speed and accuracy. They print numbers and judge none: that is for the reader."""
 
 __all__: list[str] = []

@@ -406,7 +406,7 @@ euler_sample = Checker(
             _walk(lambda t, s: t - s),
         ),
         Mistake(
-            "the velocity is taken at the end of the step. In Euler's method it is that at the start.",
+            "the velocity is taken at the end of the step; Euler's method takes that at its start.",
             _walk(lambda t, s: s - t, at=1),
         ),
         Mistake("you walk from t = 0 to t = 1. Samples start as noise, at t = 1.", _walk_up),
@@ -422,6 +422,10 @@ euler_sample = Checker(
         Mistake(
             "the velocity is not multiplied by the length of the step.",
             _walk(lambda t, s: -1),
+        ),
+        Mistake(
+            "every step starts at the noise. It must start where the last one ended.",
+            lambda f, x, ts: x + (ts[-1] - ts[-2]) * f(x, ts[-2].expand(len(x))),
         ),
         Mistake(
             "only the first step is taken. Does the function return inside of the loop?",
@@ -527,6 +531,11 @@ sde_step = Checker(
             _sde(noise=lambda gamma, h: 0),
         ),
         Mistake(
+            "this takes the root of s - t, which is negative. The variance of the noise is gamma^2 "
+            "times the length of the step, t - s.",
+            _sde(noise=lambda gamma, h: gamma * (-h).sqrt()),
+        ),
+        Mistake(
             "the noise enters with a minus. That makes samples just as good, but not those of z.",
             _sde(noise=lambda gamma, h: -gamma * h.sqrt()),
         ),
@@ -566,8 +575,8 @@ to_straight_path = Checker(
     name="to_straight_path",
     title="One path is all paths",
     kind="derivation",
-    difficulty=3,
-    minutes=20,
+    difficulty=2,
+    minutes=15,
     cases=_straight_cases,
     mistakes=(
         Mistake(
@@ -704,7 +713,7 @@ few_steps_experiment = Checker(
             _few(lambda f, n: _spread(f, n, "against")),
         ),
         Mistake(
-            "the velocity is taken at the end of the step. In Euler's method it is that at the start.",
+            "the velocity is taken at the end of the step; Euler's method takes that at its start.",
             _few(lambda f, n: _spread(f, n, "end")),
         ),
         Mistake(
@@ -712,7 +721,8 @@ few_steps_experiment = Checker(
             _few(lambda f, n: _spread(f, n, "noise")),
         ),
         Mistake(
-            "all of these are of one step: does your loop run once for each number of steps?",
+            "all samples end in the middle, with every number of steps. Do you take n steps, and "
+            "is each of them of length 1 / n?",
             _few(lambda f, n: _spread(f, 1, "euler")),
         ),
     ),
@@ -784,6 +794,10 @@ flow_log_density = Checker(
         Mistake(
             "the shift is undone, but x is stretched once more in place of shrunk.",
             lambda x, a, b: _log_normal((x - b) * a) - a.abs().log().sum(),
+        ),
+        Mistake(
+            "this is the density itself; its logarithm is wanted.",
+            lambda x, a, b: (_log_normal((x - b) / a) - a.abs().log().sum()).exp(),
         ),
         Mistake(
             "a log is missing: the density is divided by the product of the scales.",

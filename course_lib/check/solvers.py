@@ -196,12 +196,16 @@ stability_factor = Checker(
             _series({"euler": E1, "heun": H2, "rk4": (1, 1, 1 / 2, 1 / 3, 1 / 4)}, torch.exp),
         ),
         Mistake(
+            "for Heun's method both slopes are added. Take their mean.",
+            _series({"euler": E1, "heun": (1, 2, 1), "rk4": R4}, torch.exp),
+        ),
+        Mistake(
             "one term too many: a method of order p stops after the term z^p.",
             _series({"euler": H2, "heun": R4[:-1], "rk4": (*R4, 1 / 120)}, torch.exp),
         ),
         Mistake(
             "the four slopes of RK4 do not weigh the same: the two in the middle count twice.",
-            _series({"euler": E1, "heun": H2, "rk4": (1, 1, 3 / 8, 1 / 8, 1 / 16)}, torch.exp),
+            _series({"euler": E1, "heun": H2, "rk4": (1, 1, 1 / 2, 3 / 16, 1 / 16)}, torch.exp),
         ),
         Mistake(
             "this is the absolute value. R has a sign; Euler's turns negative for long steps.",
@@ -665,7 +669,7 @@ order_experiment = Checker(
             ),
         ),
         Mistake(
-            "the axes are exchanged: the error depends on n, so divide by the square of log n.",
+            "the axes are exchanged: this is the slope of log n over the log of the error.",
             _order(
                 lambda f, x, n: (
                     -_line([math.log(_off(f, x, k)) for k in n], [math.log(k) for k in n])
