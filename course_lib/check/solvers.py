@@ -19,7 +19,10 @@ from course_lib.paths import CosineVP, Linear
 
 __all__ = ["CHECKERS"]
 
-# 1 heun_step
+# 1 rk4_step
+
+NODES = (0.0, 0.5, 0.5, 1.0)
+SHARES = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
 
 
 def _pull(x: Tensor, t: Tensor) -> Tensor:
@@ -29,87 +32,91 @@ def _pull(x: Tensor, t: Tensor) -> Tensor:
     return torch.sin(x) + t[:, None] * (1 + x)
 
 
-def _heun_cases(seed: int) -> Iterator[Case]:
+def _rk4_cases(seed: int) -> Iterator[Case]:
     draw = normal(seed)
-    for t, s in ((0.9, 0.5), (0.3 + 0.02 * seed, 0.25)):
+    for t, s in ((0.9, 0.3), (0.4 + 0.02 * seed, 0.1)):
         x, (now, later) = draw(4, 2), torch.tensor([t, s], dtype=torch.float64)
-        yield Case(f"from t = {t:g} to {s:g}", (_pull, x, now, later), _trapezoid(x, now, later))
+        right = _stages()(_pull, x, now, later)
+        yield Case(f"from t = {t:g} to {s:g}", (_pull, x, now, later), right)
 
 
-def _trapezoid(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    first = _pull(x, t.expand(len(x)))
-    second = _pull(x + (s - t) * first, s.expand(len(x)))
-    return x + torch.stack([first, second]).mean(0) * (s - t)
+def _stages(
+    nodes: tuple[float, ...] = NODES,
+    times: tuple[float, ...] | None = None,
+    shares: tuple[float, ...] = SHARES,
+    first: bool = False,
+    turn: int = 1,
+    walks: bool = False,
+) -> Callable[..., Tensor]:
+    """A step with one look at each node; by default it is RK4.
+
+    Each look goes to its node along the look before, or along the first one; `times` are those at
+    which it asks, `turn` = -1 walks the wrong way, `walks` goes on from the look before.
+    """
+
+    def step(velocity: Any, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        h, looks, place = turn * (s - t), [torch.zeros_like(x)], x
+        for node, at in zip(nodes, times or nodes, strict=True):
+            along = looks[1] if first and len(looks) > 1 else looks[-1]
+            place = (place if walks else x) + node * h * along
+            looks.append(velocity(place, (t + at * (s - t)).expand(len(x))))
+        return x + h * sum(c * look for c, look in zip(shares, looks[1:], strict=True))
+
+    return step
 
 
-def _two_stage(combine: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """heun_step with another rule; it gets the velocity (x, t) with t a number, x, t and s."""
-
-    def wrong(velocity: Any, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return combine(lambda y, at: velocity(y, at.expand(len(y))), x, t, s)
-
-    return wrong
-
-
-heun_step = Checker(
+rk4_step = Checker(
     chapter="solvers",
-    name="heun_step",
-    title="Look twice, then step",
+    name="rk4_step",
+    title="Four looks, one step",
     kind="implementation",
     difficulty=1,
     minutes=10,
-    cases=_heun_cases,
+    cases=_rk4_cases,
     mistakes=(
         Mistake(
-            "this is Euler's step: the second look is not used.",
-            _two_stage(lambda v, x, t, s: x + (s - t) * v(x, t)),
+            "this is Euler's step: the other three looks are not used.",
+            _stages(shares=(1.0, 0.0, 0.0, 0.0)),
         ),
         Mistake(
-            "this is the midpoint rule. It has order 2 as well, but Heun looks at the end of the "
-            "step and averages.",
-            _two_stage(lambda v, x, t, s: x + (s - t) * v(x + (s - t) / 2 * v(x, t), (t + s) / 2)),
+            "the four looks count the same. The two in the middle count twice.",
+            _stages(shares=(0.25,) * 4),
         ),
         Mistake(
-            "the second look is taken at the old time; you are at the end of the step, at s.",
-            _two_stage(
-                lambda v, x, t, s: x + (s - t) / 2 * (v(x, t) + v(x + (s - t) * v(x, t), t))
-            ),
+            "the weights 1, 2, 2, 1 add up to 6, not to 4.",
+            _stages(shares=(0.25, 0.5, 0.5, 0.25)),
         ),
         Mistake(
-            "the second look is taken at the old place: first go to the end with Euler's step.",
-            _two_stage(lambda v, x, t, s: x + (s - t) / 2 * (v(x, t) + v(x, s))),
+            "the looks are added up with weights 1, 2, 2, 1, but not divided by 6.",
+            _stages(shares=(1.0, 2.0, 2.0, 1.0)),
         ),
         Mistake(
-            "the two velocities are added, not averaged: you go twice as far.",
-            _two_stage(lambda v, x, t, s: x + (s - t) * (v(x, t) + v(x + (s - t) * v(x, t), s))),
+            "the third and fourth look go along the first. Each goes along the one before it.",
+            _stages(first=True),
         ),
         Mistake(
-            "the second velocity alone is used; average both.",
-            _two_stage(lambda v, x, t, s: x + (s - t) * v(x + (s - t) * v(x, t), s)),
+            "the looks in the middle go the whole way. They go half of it.",
+            _stages(nodes=(0.0, 1.0, 1.0, 1.0), times=NODES),
         ),
         Mistake(
-            "you go the wrong way: the step goes down from t to s, and its length is negative.",
-            _two_stage(
-                lambda v, x, t, s: x + (t - s) / 2 * (v(x, t) + v(x + (t - s) * v(x, t), s))
-            ),
+            "all looks ask at time t. The two in the middle ask halfway, the last at s.",
+            _stages(times=(0.0, 0.0, 0.0, 0.0)),
         ),
         Mistake(
-            "the step is right, but the look ahead goes the wrong way: to s, the length is s - t.",
-            _two_stage(
-                lambda v, x, t, s: x + (s - t) / 2 * (v(x, t) + v(x + (t - s) * v(x, t), s))
-            ),
+            "the fourth look goes half of the way; it goes to the end.",
+            _stages(nodes=(0.0, 0.5, 0.5, 0.5), times=NODES),
         ),
         Mistake(
-            "you walk on from the place of the look ahead. The step is taken again, from x.",
-            _two_stage(
-                lambda v, x, t, s: (y := x + (s - t) * v(x, t)) + (s - t) / 2 * (v(x, t) + v(y, s))
-            ),
+            "you go the wrong way: from t down to s the length is s - t, which is negative.",
+            _stages(turn=-1),
         ),
         Mistake(
-            "only one of the two velocities is halved. Are there brackets around their sum?",
-            _two_stage(
-                lambda v, x, t, s: x + (s - t) * (v(x, t) + v(x + (s - t) * v(x, t), s) / 2)
-            ),
+            "each look starts where the one before it ended. All four start from x.",
+            _stages(walks=True),
+        ),
+        Mistake(
+            "this is Heun's step, with two looks. RK4 takes four.",
+            _stages(nodes=(0.0, 1.0), shares=(0.5, 0.5)),
         ),
     ),
 )
@@ -776,7 +783,7 @@ dpm_solver_2_step = Checker(
 )
 
 CHECKERS = (
-    heun_step,
+    rk4_step,
     stability_factor,
     exponential_step,
     multistep_data,
