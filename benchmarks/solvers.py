@@ -33,6 +33,7 @@ from course_lib import CosineVP, DiscreteVP, GaussianMixture, NetDenoiser, Path,
 from course_lib.samplers import (
     SOLVERS,
     CountEvaluations,
+    angle_grid,
     cosine_grid,
     deis,
     dopri5,
@@ -43,7 +44,6 @@ from course_lib.samplers import (
     uniform_grid,
     unipc,
 )
-from course_lib.samplers.angles import angle_grid
 
 BUDGETS = (5, 8, 10, 15, 20, 40)
 PATH = DiscreteVP(linear_betas(1000))

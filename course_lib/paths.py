@@ -411,7 +411,8 @@ class CosineVP(_VariancePreserving):
 
     def t_of_lambda(self, lam: Tensor) -> Tensor:
         alpha = torch.sqrt(torch.sigmoid(2 * lam))
-        return 1 - torch.asin(alpha * math.sin(self._rate)) / self._rate
+        left = torch.asin(alpha * math.sin(self._rate)) / self._rate
+        return (1 - left).clamp(min=0)  # rounding
 
 
 @dataclass(frozen=True)

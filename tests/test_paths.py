@@ -298,3 +298,9 @@ def test_nothing_is_kept_of_a_path_that_may_change():
     before = path.convert(xt, xt, t, "noise", "data")
     Learned.scale.mul_(0.9)
     torch.testing.assert_close(path.convert(xt, xt, t, "noise", "data"), before / 0.9)
+
+
+def test_infinite_lambda_is_the_data(path):
+    (start,) = path.t_of_lambda(torch.tensor([torch.inf], dtype=torch.float64))
+    if not isinstance(path, VE):  # its noise is nowhere 0
+        assert 0 <= start <= 1e-12

@@ -1,5 +1,6 @@
 """Solvers: ways to walk the path from noise back to data, all with one signature."""
 
+from course_lib.samplers.angles import angle_grid
 from course_lib.samplers.api import SOLVERS, sample
 from course_lib.samplers.bespoke import BespokeSolver, fit_bespoke
 from course_lib.samplers.counting import CountEvaluations
@@ -21,6 +22,7 @@ __all__ = [
     "BespokeSolver",
     "CountEvaluations",
     "ancestral",
+    "angle_grid",
     "cosine_grid",
     "ddim",
     "deis",

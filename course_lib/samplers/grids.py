@@ -16,7 +16,6 @@ from course_lib.paths import Path, check_time
 __all__ = [
     "Knot",
     "cosine_grid",
-    "intervals",
     "karras_grid",
     "knots",
     "lambda_grid",
@@ -70,18 +69,6 @@ def karras_grid(
     ends = math.exp(-start / rho), math.exp(-stop / rho)
     ratio = torch.linspace(*ends, steps, dtype=torch.float64) ** rho
     return _then_zero(path, -torch.log(ratio))
-
-
-def intervals(x: Tensor, ts: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-    """Walk a grid: (i, t, s, t for each sample), from t down to s; scalars but the last, (B,).
-
-    Raises:
-        ValueError: if ``ts`` is not a falling 1-D grid of at least two times in [0, 1].
-    """
-    check_grid(ts)
-    ts = ts.to(x)
-    for i, (t, s) in enumerate(pairwise(ts)):
-        yield i, t, s, t.expand(len(x))
 
 
 def check_grid(ts: Tensor) -> None:
