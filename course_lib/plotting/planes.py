@@ -172,8 +172,8 @@ def _panels(titles: list[str], limit: float, below: float = 0.15) -> tuple[Figur
     panels = list(fig.subplots(1, len(titles), sharex=True, sharey=True, squeeze=False)[0])
     for ax, title in zip(panels, titles, strict=True):
         ax.set(title=title, xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
-        ax.set_xlabel("$x_1$")
-    panels[0].set_ylabel("$x_2$")
+        ax.set_xlabel("first coordinate")
+    panels[0].set_ylabel("second coordinate")
     return fig, panels
 
 
