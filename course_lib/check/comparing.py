@@ -47,6 +47,8 @@ def alike(a: Any, b: Any, tolerance: float | None = None) -> bool:
         return False
     if isinstance(a, dict):
         return set(a) == set(b) and all(alike(a[key], b[key], tolerance) for key in a)
+    if isinstance(a, Tensor) and (a.is_meta or a.layout != torch.strided):
+        return False  # nothing that could be compared
     if isinstance(a, Tensor | float):
         return not difference(a, b, tolerance)
     return isinstance(a, str | int | None) and a == b
@@ -59,7 +61,7 @@ def factor(got: Any, expected: Any) -> float | None:
     tensors = isinstance(got, Tensor) and isinstance(expected, Tensor)
     if not tensors or got.shape != expected.shape or got.device != expected.device:
         return None
-    if not expected.is_floating_point():
+    if got.layout != expected.layout or not expected.is_floating_point():
         return None
     got, expected = got.double(), expected.double()
     size = expected.square().sum()
@@ -99,6 +101,8 @@ def _tensor(got: Any, expected: Tensor, tolerance: float | None, what: str) -> s
         return f"{what} is {_kind(got)}; it must be a torch.Tensor."
     if got.shape != expected.shape:
         return f"{what} has shape {tuple(got.shape)}; {tuple(expected.shape)} is right."
+    if got.layout != expected.layout:
+        return f"{what} is a {str(got.layout).removeprefix('torch.')} tensor; it must be dense."
     if got.device != expected.device:
         return f"{what} is on {got.device}; {expected.device} is right, as the input."
     if got.dtype != expected.dtype:

@@ -92,6 +92,8 @@ def test_a_known_mistake_is_named():
         (lambda x: (2 * x + 1)[None], "the result has shape (1, 3); (3,) is right."),
         (lambda x: (2 * x + 1).float(), "the result has dtype float32; float64 is right"),
         (lambda x: x / 0, "has 3 values that are NaN or infinite, the first at [0]"),
+        (lambda x: (2 * x + 1).to_sparse(), "the result is a sparse_coo tensor; it must be dense."),
+        (lambda x: (2 * x + 1).to("meta"), "the result is on meta; cpu is right"),
         (lambda x: 2 * x + 2, "wrong values: largest error 1 at [0], where yours is"),
         (lambda x: 2 * x + 1 + 1e-6, "where yours is 4.081993 and 4.081992 is right."),
         (lambda x: 3, "the result is an int; it must be a torch.Tensor."),
