@@ -81,14 +81,15 @@ def _grade_parser() -> ArgumentParser:
     from jsonargparse import ArgumentParser
 
     from course_lib.check import CHAPTERS
+    from course_lib.check.grading import GIGABYTES, SECONDS
 
     parser = ArgumentParser(exit_on_error=False, description=GRADING)
     parser.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help="notebooks to grade")
     parser.add_argument("--chapter", choices=list(CHAPTERS), help="chapter of all the notebooks")
     parser.add_argument("--csv", type=Path, default=Path("grades.csv"), help="file to write")
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds for a notebook")
-    parser.add_argument("--memory", type=float, default=2.0, help="gigabytes for a notebook")
+    parser.add_argument("--timeout", type=float, default=SECONDS, help="seconds for a notebook")
+    parser.add_argument("--memory", type=float, default=GIGABYTES, help="gigabytes for a notebook")
     return parser
 
 
@@ -97,6 +98,7 @@ def _grade(config: Namespace) -> int:
 
     from course_lib.check.grading import find_notebooks, grade
     from course_lib.check.grading_report import grades_table, write_csv
+    from course_lib.check.verdict import print_marks
 
     notebooks = find_notebooks(config.notebooks)
     limits = {"timeout": config.timeout, "memory": config.memory}
@@ -112,23 +114,17 @@ def _grade(config: Namespace) -> int:
             write_csv(config.csv, graded)
     except KeyboardInterrupt:
         interrupted = True
-    _print(grades_table(graded, sys.stdout.encoding))
+    print_marks(grades_table(graded, sys.stdout.encoding))
     done = f"{len(graded)} of {len(notebooks)} notebooks"
-    _print(f"\n{done}{' (interrupted)' * interrupted}: {config.csv}")
+    print_marks(f"\n{done}{' (interrupted)' * interrupted}: {config.csv}")
     return 130 if interrupted else int(any(one.trouble for one in graded))
 
 
 def _progress(config: Namespace) -> int:
-    from course_lib.check import progress_table
+    from course_lib.check import progress
 
-    _print(progress_table())
+    progress()
     return 0
-
-
-def _print(text: str) -> None:
-    """Print, also to a terminal that lacks some of the characters."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "replace").decode(encoding))
 
 
 def _train(config: Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from course_lib.check import ddpm, flow_matching, solvers
 from course_lib.check.checker import Checker
 from course_lib.check.progress import passed_exercises, progress_path
+from course_lib.check.verdict import print_marks
 
 __all__ = ["CHAPTERS", "progress", "progress_table"]
 
@@ -18,7 +19,7 @@ CHAPTERS: dict[str, tuple[Checker, ...]] = {
 
 def progress() -> None:
     """Show which exercises you have passed, and which comes next."""
-    print(progress_table())
+    print_marks(progress_table())
 
 
 def progress_table() -> str:

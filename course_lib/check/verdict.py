@@ -9,7 +9,7 @@ import textwrap
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Verdict", "show"]
+__all__ = ["Verdict", "print_marks", "show"]
 
 MARKS = {"passed": "✓", "failed": "✗", "todo": "○"}
 COLOURS = {"passed": "#2e9e5b", "failed": "#d9534f", "todo": "#8a8f98"}
@@ -87,11 +87,11 @@ def show(verdict: Verdict) -> None:
         sys.modules["IPython"].display.display(verdict)
         return
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    _print(verdict.text(colour))
+    print_marks(verdict.text(colour))
 
 
-def _print(text: str) -> None:
-    """Print, also to a terminal that knows no marks beyond ASCII."""
+def print_marks(text: str) -> None:
+    """Print a text with marks such as ✓, also to a terminal that lacks some of them."""
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "replace").decode(encoding))
 

@@ -20,6 +20,7 @@ from course_lib.plotting.display import (
     publish,
     wrap,
 )
+from course_lib.plotting.player import PLAYER, controls, controls_css
 from course_lib.plotting.render import encoded, light_and_dark
 from course_lib.plotting.style import WIDTH
 
@@ -29,22 +30,15 @@ if TYPE_CHECKING:
 
 __all__ = ["viewer", "viewer_html"]
 
-_CSS = """\
+_CSS = f"""\
 <style>
-.course-viewer .course-pixels{image-rendering:pixelated}
-.course-viewer .course-controls{display:none;gap:.75rem;align-items:center;margin:.5rem auto 0;\
-max-width:40rem}
-.course-viewer button{min-width:5.5rem;min-height:2.5rem;font:inherit;color:inherit;\
-background:transparent;border:1px solid currentColor;border-radius:.375rem;cursor:pointer}
-.course-viewer input{flex:1;min-width:4rem;height:2.5rem;accent-color:#1F7FC0}
-.course-viewer .course-label{min-width:6rem;text-align:left;font-variant-numeric:tabular-nums}
-.course-viewer :is(button,input):focus-visible{outline:2px solid #1F7FC0;outline-offset:2px}
-</style>
+.course-viewer .course-pixels{{image-rendering:pixelated}}
+{controls_css("course-viewer")}</style>
 """
 
-# Nothing moves before the button is pressed, so readers who ask for less motion get none. A page
-# may hold many viewers, also equal ones: each run of the script wakes those still asleep.
-_SCRIPT = """\
+# A page may hold many viewers, also equal ones: each run of the script wakes those still asleep.
+_SCRIPT = (
+    """\
 <script>
 document.querySelectorAll(".course-viewer:not([data-ready])").forEach((root) => {
   root.dataset.ready = "true";
@@ -53,36 +47,22 @@ document.querySelectorAll(".course-viewer:not([data-ready])").forEach((root) => 
   const sources = images.map((image) => image.dataset.frames.split(" "));
   const slider = root.querySelector("input"), button = root.querySelector("button");
   const label = root.querySelector(".course-label");
-  let timer = null;
+  const pace = () => Number(root.dataset.interval);
   const draw = () => {
     const i = Number(slider.value);
     images.forEach((image, k) => { image.src = "data:image/png;base64," + sources[k][i]; });
     label.textContent = labels[i];
     slider.setAttribute("aria-valuetext", labels[i]);
   };
-  const pause = () => {
-    clearInterval(timer);
-    timer = null;
-    button.textContent = "\\u25B6 Play";
-  };
-  const advance = () => {
-    if (!root.isConnected) return pause();
-    slider.value = Number(slider.value) + 1;
-    draw();
-    if (slider.value === slider.max) pause();
-  };
-  button.addEventListener("click", () => {
-    if (timer !== null) return pause();
-    if (slider.value === slider.max) { slider.value = 0; draw(); }
-    button.textContent = "\\u275A\\u275A Pause";
-    timer = setInterval(advance, Number(root.dataset.interval));
-  });
-  slider.addEventListener("input", () => { pause(); draw(); });
+"""
+    + PLAYER
+    + """\
   root.querySelector(".course-controls").style.display = "flex";
   draw();
 });
 </script>
 """
+)
 
 
 def viewer(
@@ -151,20 +131,7 @@ def viewer_html(
         f'class="course-figure course-viewer" data-interval="{interval}" '
         f'data-labels="{html.escape(json.dumps(labels))}"'
     )
-    return _CSS + wrap(images + _controls(labels), caption, attributes) + _SCRIPT
-
-
-def _controls(labels: Sequence[str]) -> str:
-    """Play button, slider and label; the script shows them once they work."""
-    first = html.escape(labels[0])
-    keys = 'data-lm-suppress-shortcuts="true"'  # else JupyterLab takes arrows and Enter itself
-    return (
-        '<div class="course-controls">\n'
-        f'<button type="button" {keys}>&#9654; Play</button>\n'
-        f'<input type="range" min="0" max="{len(labels) - 1}" value="0" autocomplete="off" {keys} '
-        f'aria-label="Frame" aria-valuetext="{first}">\n'
-        f'<span class="course-label" aria-hidden="true">{first}</span>\n</div>\n'
-    )
+    return _CSS + wrap(images + controls(labels, 0, "Frame"), caption, attributes) + _SCRIPT
 
 
 def _images(frames: Sequence[bytes], alt: str, size: tuple[int, int], name: str) -> str:

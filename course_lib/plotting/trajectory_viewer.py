@@ -19,6 +19,7 @@ from torch import Tensor
 
 from course_lib.plotting.display import as_text, checked_alt, publish, wrap
 from course_lib.plotting.planes import LogProb, heights
+from course_lib.plotting.player import KEYS, PLAYER, controls, controls_css
 from course_lib.plotting.render import encoded
 from course_lib.plotting.style import PALETTE
 
@@ -47,30 +48,21 @@ _CSS = f"""\
 .course-trajectories .course-states{{stroke:{PALETTE[0]};stroke-width:4px;stroke-linecap:round}}
 .course-trajectories .course-now{{stroke:{PALETTE[1]};stroke-width:8px;stroke-linecap:round}}
 .course-trajectories circle{{stroke:{PALETTE[2]};stroke-width:2px}}
-.course-trajectories .course-controls{{display:none;flex-wrap:wrap;gap:.5rem .75rem;\
-justify-content:center;align-items:center;margin:.5rem auto 0;max-width:40rem}}
-.course-trajectories :is(button,select){{min-height:2.5rem;font:inherit;color:inherit;\
-background:transparent;border:1px solid currentColor;border-radius:.375rem;cursor:pointer}}
-.course-trajectories button{{min-width:5.5rem}}
 .course-trajectories option{{color:#1f2328;background:#ffffff}}
-.course-trajectories input{{flex:1;min-width:6rem;height:2.5rem;accent-color:{PALETTE[0]}}}
-.course-trajectories .course-label{{min-width:7rem;text-align:left;\
-font-variant-numeric:tabular-nums}}
-.course-trajectories :is(button,select,input):focus-visible{{outline:2px solid {PALETTE[0]};\
-outline-offset:2px}}
-.course-trajectories p{{margin:.4rem auto 0;text-align:center}}
+{controls_css("course-trajectories")}.course-trajectories p{{margin:.4rem auto 0;text-align:center}}
 </style>
 """
 
-# Nothing moves before the button is pressed, so readers who ask for less motion get none.
-_SCRIPT = """\
+_SCRIPT = (
+    """\
 <script>
 document.querySelectorAll(".course-trajectories:not([data-ready])").forEach((root) => {
   root.dataset.ready = "true";
   const runs = JSON.parse(root.dataset.runs), find = (name) => root.querySelector(name);
   const selects = [...root.querySelectorAll("select")], lines = root.querySelectorAll("polyline");
   const slider = find("input"), button = find("button"), label = find(".course-label");
-  let run, paths, timer = null;
+  let run, paths;
+  const pace = () => 4000 / (Number(slider.max) + 4);
   const dots = (points) => points.map((point) => "M" + point + "h0").join("");
   const draw = () => {
     const i = Number(slider.value), shown = paths.map((path) => path.slice(0, i + 1));
@@ -89,30 +81,16 @@ document.querySelectorAll(".course-trajectories:not([data-ready])").forEach((roo
     find(".course-note").textContent = run.note;
     draw();
   };
-  const pause = () => {
-    clearInterval(timer);
-    timer = null;
-    button.textContent = "\\u25B6 Play";
-  };
-  const advance = () => {
-    if (!root.isConnected) return pause();
-    slider.value = Number(slider.value) + 1;
-    draw();
-    if (slider.value === slider.max) pause();
-  };
-  button.addEventListener("click", () => {
-    if (timer !== null) return pause();
-    if (slider.value === slider.max) { slider.value = 0; draw(); }
-    button.textContent = "\\u275A\\u275A Pause";
-    timer = setInterval(advance, 4000 / (Number(slider.max) + 4));
-  });
-  slider.addEventListener("input", () => { pause(); draw(); });
+"""
+    + PLAYER
+    + """\
   selects.forEach((select) => select.addEventListener("change", () => { pause(); choose(); }));
   root.querySelectorAll(".course-controls").forEach((row) => { row.style.display = "flex"; });
   choose();
 });
 </script>
 """
+)
 
 
 def trajectory_viewer(
@@ -288,21 +266,16 @@ def _controls(
     first: Mapping[str, Any],
 ) -> str:
     """Menus, play button, slider and label; the script shows them once they work."""
-    keys = 'data-lm-suppress-shortcuts="true"'  # else JupyterLab takes arrows and Enter itself
-    last, note = html.escape(first["labels"][-1]), html.escape(first["note"])
-    boxes = [_menu(*parts, keys) for parts in zip(menus, options, start, strict=True)]
-    end = len(first["labels"]) - 1
+    labels, note = first["labels"], html.escape(first["note"])
+    boxes = [_menu(*parts) for parts in zip(menus, options, start, strict=True)]
     return (
         f'<p class="course-note" aria-live="polite">{note}</p>\n'
         f'<div class="course-controls">\n{"".join(boxes)}</div>\n'
-        f'<div class="course-controls">\n<button type="button" {keys}>&#9654; Play</button>\n'
-        f'<input type="range" min="0" max="{end}" value="{end}" autocomplete="off" {keys} '
-        f'aria-label="Step" aria-valuetext="{last}">\n'
-        f'<span class="course-label" aria-hidden="true">{last}</span>\n</div>\n'
+        + controls(labels, len(labels) - 1, "Step")
     )
 
 
-def _menu(menu: str, names: Sequence[str], chosen: str, keys: str) -> str:
+def _menu(menu: str, names: Sequence[str], chosen: str) -> str:
     """One menu, with one option chosen."""
     marks = ["" if name != chosen else " selected" for name in names]
     options = "".join(
@@ -310,7 +283,7 @@ def _menu(menu: str, names: Sequence[str], chosen: str, keys: str) -> str:
         for name, mark in zip(names, marks, strict=True)
     )
     return (
-        f'<label>{html.escape(menu)} <select {keys} autocomplete="off">{options}</select></label>\n'
+        f'<label>{html.escape(menu)} <select {KEYS} autocomplete="off">{options}</select></label>\n'
     )
 
 

@@ -136,7 +136,11 @@ def test_every_figure_has_alternative_text(path):
     calls = [
         n for source in cells(path) for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call)
     ]
-    shown = [c for c in calls if ast.unparse(c.func).split(".")[-1] in ("show", "viewer")]
+    shown = [
+        c
+        for c in calls
+        if ast.unparse(c.func).split(".")[-1] in ("show", "viewer", "trajectory_viewer")
+    ]
     assert shown, "the chapter shows nothing"
     without = [ast.unparse(c)[:60] for c in shown if "alt" not in [k.arg for k in c.keywords]]
     assert without == []
