@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from course_lib.check.checker import Case, Checker, Mistake
-from course_lib.check.questions import SHAPES, normal, per_sample, weight
+from course_lib.check.questions import IMAGES, SHAPES, normal, per_sample, weight, with_single
 from course_lib.denoisers import GaussianMixture
 from course_lib.paths import CosineVP, DiscreteVP, Linear, Path, cosine_betas, linear_betas
 
@@ -287,7 +287,7 @@ reverse_posterior = Checker(
     kind="derivation",
     difficulty=2,
     minutes=20,
-    cases=_reverse_posterior_cases,
+    cases=with_single(_reverse_posterior_cases),
     mistakes=(
         Mistake(
             "the variance is that of the forward step from s to t. The posterior also knows x0, "
@@ -370,7 +370,7 @@ best_noise = Checker(
     kind="derivation",
     difficulty=2,
     minutes=15,
-    cases=_best_noise_cases,
+    cases=with_single(_best_noise_cases),
     mistakes=(
         Mistake(
             "this is the score with its sign turned, without the factor sigma: see Tweedie's "
@@ -495,8 +495,8 @@ def _ancestral_cases(seed: int) -> Iterator[Case]:
     betas = linear_betas(200)
     alpha_bar = torch.cat([torch.ones(1).double(), (1 - betas).cumprod(0)])
     names = {200: "the first step back, n = T", 2: "n = 2", 1: "the last step, n = 1"}
-    for n in (90 + seed, 200, 2, 1):
-        xn, eps, z = draw(4, 3), draw(4, 3), draw(4, 3)
+    for n, shape in ((90 + seed, (4, 3)), (200, IMAGES), (2, (4, 3)), (1, (5,))):
+        xn, eps, z = (draw(*shape) for _ in range(3))
         (a, at), one = alpha_bar[[n - 1, n]].sqrt(), torch.ones(()).double()
         s, st = (one - a**2).sqrt(), (one - at**2).sqrt()
         mean, variance = _conditional(xn, (xn - st * eps) / at, at, st, a, s)
@@ -541,7 +541,7 @@ ancestral_step = Checker(
     kind="implementation",
     difficulty=2,
     minutes=15,
-    cases=_ancestral_cases,
+    cases=with_single(_ancestral_cases),
     mistakes=(
         Mistake(
             "the noise has variance beta_n. That is DDPM's other choice; here beta tilde is asked "
@@ -614,7 +614,7 @@ def _mixture_noise(path: Path, ts: Tensor) -> Callable[[Tensor, int], Tensor]:
     exact = GaussianMixture(means, covs, torch.tensor([0.4, 0.6], dtype=torch.float64), path)
 
     def predict(x: Tensor, i: int) -> Tensor:
-        return exact.noise(x, ts[i].expand(len(x)))
+        return exact.noise(x, ts[i].to(x).expand(len(x)))
 
     return predict
 
@@ -661,7 +661,7 @@ ddim_invert = Checker(
     kind="implementation",
     difficulty=3,
     minutes=25,
-    cases=_invert_cases,
+    cases=with_single(_invert_cases),
     mistakes=(
         Mistake(
             "the noise is predicted at the level where you are going. You are still at level i, "
@@ -856,8 +856,8 @@ variance_experiment = Checker(
 
 def _ve_cases(seed: int) -> Iterator[Case]:
     draw = normal(seed)
-    for s, s_next in ((80.0, 60.0), (2.0 + seed, 1.5), (0.7, 0.0)):
-        x, (now, later) = s * draw(5, 2), torch.tensor([s, s_next], dtype=torch.float64)
+    for s, s_next, shape in ((80.0, 60.0, (5, 2)), (2.0 + seed, 1.5, IMAGES), (0.7, 0.0, (5,))):
+        x, (now, later) = s * draw(*shape), torch.tensor([s, s_next], dtype=torch.float64)
         score = -x / (1 + s**2)  # data N(0, I)
         noise = s * x / (1 + s**2)  # E[eps | x], and dx/ds = E[eps | x] as x = x0 + s * eps
         label = f"from s = {s:g} to {s_next:g}, data N(0, 1)"
@@ -871,7 +871,7 @@ ve_euler_step = Checker(
     kind="bug",
     difficulty=1,
     minutes=10,
-    cases=_ve_cases,
+    cases=with_single(_ve_cases),
     mistakes=(
         Mistake(
             "this is still the step with the bug. What is dx/ds, if x = x0 + s * eps and the "

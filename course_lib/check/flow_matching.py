@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from course_lib.check.checker import Case, Checker, Mistake
-from course_lib.check.questions import SHAPES, normal, per_sample, weight
+from course_lib.check.questions import IMAGES, SHAPES, normal, per_sample, weight, with_single
 from course_lib.denoisers import GaussianMixture
 from course_lib.paths import VP, CosineVP, Linear, Path
 
@@ -201,7 +201,7 @@ marginal_velocity = Checker(
     kind="derivation",
     difficulty=2,
     minutes=20,
-    cases=_velocity_cases,
+    cases=with_single(_velocity_cases),
     mistakes=(
         Mistake(
             "the sign is wrong: the velocity points from data to noise, as t grows.",
@@ -276,6 +276,9 @@ def _score_cases(seed: int) -> Iterator[Case]:
         x = 2 * draw(b, 2)
         t = (torch.arange(b, dtype=torch.float64) + 0.5 + 0.1 * seed) / (b + 1)
         yield Case(label, (exact.velocity(x, t), x, t), exact.score(x, t))
+    x, t = draw(*IMAGES), torch.tensor([0.2, 0.7], dtype=torch.float64)
+    scaled = x / per_sample((1 - t) ** 2 + t**2, x)  # data N(0, I)
+    yield Case("images", (per_sample(2 * t - 1, x) * scaled, x, t), -scaled)
 
 
 def _score(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -289,7 +292,7 @@ velocity_to_score = Checker(
     kind="derivation",
     difficulty=2,
     minutes=15,
-    cases=_score_cases,
+    cases=with_single(_score_cases),
     mistakes=(
         Mistake(
             "this is the formula of the literature in which t = 1 is data.",
@@ -399,7 +402,7 @@ euler_sample = Checker(
     kind="implementation",
     difficulty=1,
     minutes=10,
-    cases=_euler_cases,
+    cases=with_single(_euler_cases),
     mistakes=(
         Mistake(
             "you walk against the flow: going down in time, the step s - t is negative.",
@@ -448,8 +451,8 @@ euler_sample = Checker(
 
 def _sde_cases(seed: int) -> Iterator[Case]:
     draw = normal(seed)
-    for gamma in (0.0, 0.7, 1.5):
-        x, v, score, z = (draw(4, 3) for _ in range(4))
+    for gamma, shape in ((0.0, (4, 3)), (0.7, IMAGES), (1.5, (5,))):
+        x, v, score, z = (draw(*shape) for _ in range(4))
         t, s = torch.tensor([0.6 + 0.05 * seed, 0.55], dtype=torch.float64)
         # Forward in time, dx = (v + gamma^2/2 score) dt + gamma dw has the marginals of the flow;
         # its reversal (Anderson, 1982) takes gamma^2 score away from that drift.
@@ -489,7 +492,7 @@ sde_step = Checker(
     kind="implementation",
     difficulty=2,
     minutes=15,
-    cases=_sde_cases,
+    cases=with_single(_sde_cases),
     mistakes=(
         Mistake(
             "noise is added, but the drift is still that of the ODE: samples get too wide. What "
@@ -555,9 +558,10 @@ sde_step = Checker(
 
 def _straight_cases(seed: int) -> Iterator[Case]:
     draw = normal(seed)
-    paths: tuple[tuple[Path, str], ...] = ((VP(), "VP path"), (CosineVP(), "cosine path"))
-    for path, name in paths:
-        x = draw(4, 2)
+    paths: tuple[tuple[Path, int, str], ...]
+    paths = (VP(), 2, "VP path"), (CosineVP(), 4, "cosine path")  # as many as samples
+    for path, d, name in paths:
+        x = draw(4, d)
         t = torch.tensor([0.1, 0.35, 0.6, 0.9], dtype=torch.float64) + 0.005 * seed
         alpha, sigma = path.alpha(t), path.sigma(t)
         time = Linear().t_of_lambda(path.log_snr_half(t))
@@ -577,7 +581,7 @@ to_straight_path = Checker(
     kind="derivation",
     difficulty=2,
     minutes=15,
-    cases=_straight_cases,
+    cases=with_single(_straight_cases),
     mistakes=(
         Mistake(
             "the time is right, but the scale is not: alpha x_0 + sigma eps must become "
@@ -761,7 +765,7 @@ flow_log_density = Checker(
     kind="bug",
     difficulty=2,
     minutes=10,
-    cases=_density_cases,
+    cases=with_single(_density_cases),
     mistakes=(
         Mistake(
             "this is still the bug: x is pushed forward, away from the noise. Which z became x?",

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["SHAPES", "normal", "per_sample", "weight"]
+from course_lib.check.checker import Case
+
+__all__ = ["IMAGES", "SHAPES", "normal", "per_sample", "weight", "with_single"]
+
+IMAGES = (2, 1, 4, 4)
+"""A batch of small images, beside the vectors of most questions."""
 
 SHAPES = (
     ((4, 1, 8, 8), torch.float32, "a batch of images, single precision"),
@@ -31,3 +38,28 @@ def per_sample(values: Tensor, x: Tensor) -> Tensor:
 def weight(value: float, x: Tensor) -> Tensor:
     """Return a number that can be learned: what uses it must keep its gradient."""
     return torch.tensor(value).to(x).requires_grad_()
+
+
+def with_single(cases: Callable[[int], Iterable[Case]]) -> Callable[[int], Iterator[Case]]:
+    """Ask the first question of every seed in single precision too."""
+
+    def both(seed: int) -> Iterator[Case]:
+        asked = list(cases(seed))
+        yield from asked
+        case, loose = asked[0], asked[0].tolerance
+        yield replace(
+            case,
+            label=f"{case.label}, single precision",
+            args=_single(case.args),
+            answer=_single(case.answer),
+            tolerance=None if loose is None else max(loose, 1e-4),
+        )
+
+    return both
+
+
+def _single(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_single(v) for v in value)
+    double = isinstance(value, Tensor) and value.dtype == torch.float64
+    return value.float() if double else value

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from course_lib.check.checker import Case, Checker, Mistake
-from course_lib.check.questions import normal
+from course_lib.check.questions import IMAGES, normal, with_single
 from course_lib.paths import CosineVP, Linear
 
 __all__ = ["CHECKERS"]
@@ -34,8 +34,8 @@ def _pull(x: Tensor, t: Tensor) -> Tensor:
 
 def _rk4_cases(seed: int) -> Iterator[Case]:
     draw = normal(seed)
-    for t, s in ((0.9, 0.3), (0.4 + 0.02 * seed, 0.1)):
-        x, (now, later) = draw(4, 2), torch.tensor([t, s], dtype=torch.float64)
+    for t, s, d in ((0.9, 0.3, 2), (0.4 + 0.02 * seed, 0.1, 5)):
+        x, (now, later) = draw(4, d), torch.tensor([t, s], dtype=torch.float64)
         right = _stages()(_pull, x, now, later)
         yield Case(f"from t = {t:g} to {s:g}", (_pull, x, now, later), right)
 
@@ -72,7 +72,7 @@ rk4_step = Checker(
     kind="implementation",
     difficulty=1,
     minutes=10,
-    cases=_rk4_cases,
+    cases=with_single(_rk4_cases),
     mistakes=(
         Mistake(
             "this is Euler's step: the other three looks are not used.",
@@ -166,7 +166,7 @@ stability_factor = Checker(
     kind="derivation",
     difficulty=2,
     minutes=20,
-    cases=_stability_cases,
+    cases=with_single(_stability_cases),
     mistakes=(
         Mistake(
             "one over factorials is missing: the series of the exponential is z^n / n!.",
@@ -226,9 +226,9 @@ stability_factor = Checker(
 
 def _exponential_cases(seed: int) -> Iterator[Case]:
     draw = normal(seed)
-    for path, name in ((CosineVP(), "cosine path"), (Linear(), "straight path")):
+    for path, name, d in ((CosineVP(), "cosine path", 2), (Linear(), "straight path", 5)):
         t, s = torch.tensor([0.8, 0.3 + 0.05 * seed], dtype=torch.float64)
-        x, eps = draw(4, 2), draw(4, 2)
+        x, eps = draw(4, d), draw(4, d)
         a_t, s_t, a_s, s_s = path.alpha(t), path.sigma(t), path.alpha(s), path.sigma(s)
         lam = torch.linspace(0, 1, 20_001, dtype=torch.float64)
         ends = (a_t / s_t).log(), (a_s / s_s).log()
@@ -254,7 +254,7 @@ exponential_step = Checker(
     kind="derivation",
     difficulty=3,
     minutes=25,
-    cases=_exponential_cases,
+    cases=with_single(_exponential_cases),
     mistakes=(
         Mistake(
             "this is Euler's step in lambda: the exponential under the integral was taken as "
@@ -322,9 +322,12 @@ exponential_step = Checker(
 
 def _multistep_cases(seed: int) -> Iterator[Case]:
     draw = normal(seed)
-    for lams, label in (((0.0, 0.5, 1.0), "equal steps"), ((0.1, 0.4, 1.3), "unequal steps")):
+    for lams, shape, label in (
+        ((0.0, 0.5, 1.0), (3, 2), "equal steps"),
+        ((0.1, 0.4, 1.3), IMAGES, "unequal steps, images"),
+    ):
         lam = torch.tensor(lams, dtype=torch.float64)
-        slope, offset = draw(3, 2), draw(3, 2)
+        slope, offset = draw(*shape), draw(*shape)
         before, now = offset + slope * lam[0], offset + slope * lam[1]
         right = offset + slope * (lam[1] + lam[2]) / 2  # the value in the middle of the new step
         yield Case(label, (now, before, lam[2] - lam[1], lam[1] - lam[0]), right)
@@ -337,7 +340,7 @@ multistep_data = Checker(
     kind="derivation",
     difficulty=2,
     minutes=15,
-    cases=_multistep_cases,
+    cases=with_single(_multistep_cases),
     mistakes=(
         Mistake(
             "the ratio is upside down: the slope is the change over the old step, and you go half "
@@ -414,7 +417,7 @@ error_norm = Checker(
     kind="implementation",
     difficulty=1,
     minutes=10,
-    cases=_norm_cases,
+    cases=with_single(_norm_cases),
     mistakes=(
         Mistake(
             "this norm grows with the number of coordinates. Take the mean of the squares.",
@@ -692,11 +695,11 @@ order_experiment = Checker(
 
 def _dpm_cases(seed: int) -> Iterator[Case]:
     draw = normal(seed)
-    for r in (0.5, 0.3):
+    for r, d in ((0.5, 2), (0.3, 5)):
         for path, name in ((CosineVP(), "cosine path"), (Linear(), "straight path")):
             t, s = torch.tensor([0.7, 0.4 + 0.03 * seed], dtype=torch.float64)
             lam_t, lam_s = path.log_snr_half(t), path.log_snr_half(s)
-            x, slope, offset = draw(4, 2), draw(2), draw(2)
+            x, slope, offset = draw(4, d), draw(d), draw(d)
             predict = _linear_noise(slope, offset, path.log_snr_half)
             middle = path.t_of_lambda((lam_t + r * (lam_s - lam_t))[None])[0]
             # linear in lambda: e(lambda_t) and the slope through both looks, half a step on
@@ -710,7 +713,7 @@ def _dpm_cases(seed: int) -> Iterator[Case]:
 
 def _linear_noise(slope: Tensor, offset: Tensor, lam: Callable[[Tensor], Tensor]) -> Any:
     """A noise prediction that is linear in lambda and does not depend on x."""
-    return lambda x, t: (offset + slope * lam(t)).expand_as(x)
+    return lambda x, t: (offset + slope * lam(t)).to(x).expand_as(x)
 
 
 def _dpm(weights: Callable[[float], tuple[float, float]], look: float | None = None) -> Any:
@@ -736,7 +739,7 @@ dpm_solver_2_step = Checker(
     kind="bug",
     difficulty=2,
     minutes=20,
-    cases=_dpm_cases,
+    cases=with_single(_dpm_cases),
     mistakes=(
         Mistake(
             "these are still the weights of the multistep rule, which looks back. Here the second "

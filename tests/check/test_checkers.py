@@ -101,3 +101,28 @@ def test_a_loss_that_cannot_train_is_refused():
     loss = torch.no_grad()(check.ddpm.simple_loss.mistakes[0].function)
     verdict = check.ddpm.simple_loss.run(loss)
     assert "has no gradient" in dict(verdict.details)["What"]
+
+
+def _tensors(case):
+    return [a for a in case.args if torch.is_tensor(a)]
+
+
+# These take no samples: a table of betas in double precision; plain numbers; a solver to measure.
+NO_SAMPLES = ("v_weight", "next_step_size", "variance_experiment", "order_experiment")
+
+
+@each_checker
+def test_a_check_asks_in_two_precisions_where_there_are_samples(checker):
+    kinds = {a.dtype for case in checker.cases(0) for a in _tensors(case) if a.is_floating_point()}
+    samples = checker.name not in NO_SAMPLES and checker.kind != "experiment"
+    assert samples == (kinds >= {torch.float32, torch.float64})
+
+
+SCALARS = ("reverse_posterior", "best_noise", "marginal_velocity", "stability_factor")
+
+
+@each_checker
+def test_a_check_asks_with_several_shapes_where_the_shape_is_free(checker):
+    shapes = {tuple(a.shape) for case in checker.cases(0) for a in _tensors(case)}
+    if checker.name not in (*SCALARS, *NO_SAMPLES, "few_steps_experiment"):
+        assert len({shape for shape in shapes if len(shape) > 1 or shape > (5,)}) >= 2
