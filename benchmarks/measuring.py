@@ -32,6 +32,18 @@ def median_seconds(run: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
+def paired_seconds(
+    ours: Callable[[], object], theirs: Callable[[], object], repeats: int
+) -> tuple[float, float, float]:
+    """Return the median time of each, and the median of their ratio, ours over theirs.
+
+    They take turns, so that whatever else the machine does slows both.
+    """
+    pairs = [(median_seconds(ours, 1), median_seconds(theirs, 1)) for _ in range(repeats)]
+    first, second = (statistics.median(times) for times in zip(*pairs, strict=True))
+    return first, second, statistics.median(a / b for a, b in pairs)
+
+
 def machine() -> dict[str, object]:
     """Return what the numbers depend on: processor, threads, versions."""
     versions = {name: _version(name) for name in PACKAGES}

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.measuring import Identity, median_seconds
+from benchmarks.measuring import Identity, paired_seconds
 from benchmarks.peers import (
     Run,
     diffusers_schedulers,
@@ -185,7 +185,7 @@ def step_microseconds(quick: bool) -> Iterator[dict[str, Any]]:
     """Yield the time of a step around a network that does nothing, ours and diffusers'."""
     import diffusers
 
-    steps, repeats = 20, 3 if quick else 15
+    steps, repeats = 20, 5 if quick else 101
     pairs = {
         "ddim": ("DDIMScheduler", {}),
         "dpm_solver_pp_2m": ("DPMSolverMultistepScheduler", {}),
@@ -199,12 +199,14 @@ def step_microseconds(quick: bool) -> Iterator[dict[str, Any]]:
         x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         for name, (peer, options) in pairs.items():
             scheduler = getattr(diffusers, peer)(trained_betas=PATH.betas.numpy(), **options)
-            times = {
-                "ours": median_seconds(partial(SOLVERS[name], denoiser, x, ts), repeats),
-                "diffusers": median_seconds(partial(_loop, scheduler, net, x, steps), repeats),
-            }
-            each = {who: 1e6 * seconds / steps for who, seconds in times.items()}
-            yield {"solver": name, "batch": "x".join(map(str, shape)), **each}
+            *seconds, ratio = paired_seconds(
+                partial(SOLVERS[name], denoiser, x, ts),
+                partial(_loop, scheduler, net, x, steps),
+                repeats,
+            )
+            ours, theirs = (1e6 * each / steps for each in seconds)
+            row = {"solver": name, "batch": "x".join(map(str, shape)), "ratio": ratio}
+            yield {**row, "ours": ours, "diffusers": theirs}
 
 
 def _loop(scheduler: Any, net: Identity, x: Tensor, steps: int) -> Tensor:
@@ -248,9 +250,8 @@ def table(results: dict[str, Any]) -> str:
         )
     lines.append("\nMicroseconds of a step beyond the network")
     for row in results["microseconds a step"]:
-        ratio = row["ours"] / row["diffusers"]
         lines.append(
             f"{row['solver']:20}{row['batch']:>12}  ours {row['ours']:6.0f}"
-            f"  diffusers {row['diffusers']:6.0f}  ratio {ratio:.2f}"
+            f"  diffusers {row['diffusers']:6.0f}  ratio {row['ratio']:.2f}"
         )
     return "\n".join(lines)

@@ -31,6 +31,7 @@ __all__ = [
 
 Face = Literal["noise", "data", "v", "velocity", "score"]
 """The five quantities that a denoiser may predict; any one gives the other four."""
+_FACES = get_args(Face)
 
 
 def expand(t: Tensor, x: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ def _check_shape(t: Tensor, x: Tensor) -> None:
 
 def combine(a: Tensor | float, b: Tensor | float, x: Tensor, y: Tensor) -> Tensor:
     """``a x + b y``; in two passes over memory, not three, where b is a number."""
-    return torch.add(a * x, y, alpha=b) if isinstance(b, float) else a * x + b * y
+    return (a * x).add_(y, alpha=b) if isinstance(b, float) else a * x + b * y
 
 
 def check_time(t: Tensor) -> None:
@@ -100,8 +101,11 @@ def check_time(t: Tensor) -> None:
 def shared_time(t: Tensor) -> float | None:
     """The time that all samples have if it was expanded from one, as solvers do; else None.
 
-    None also where a derivative in t is asked for, which a number cannot carry.
+    None also where a derivative in t is asked for, which a number cannot carry. A tensor that
+    never changes may carry its number in the attribute ``shared``; asking it costs nothing.
     """
+    if (known := getattr(t, "shared", None)) is not None:
+        return known
     if t.shape != (1,) and t.stride() != (0,):
         return None
     if t.requires_grad or unpack_dual(t).tangent is not None:
@@ -241,7 +245,7 @@ class Path:
                 conversion is singular at one of the times (the score of clean data, say).
         """
         self._check(xt, t, value, "value")
-        if source == target and source in get_args(Face):
+        if source == target and source in _FACES:
             return value
         a, b = self.at("coefficients", t, xt, source, target)
         return combine(a, b, xt, value)
@@ -295,7 +299,7 @@ class Path:
                 return self.d_alpha(t), self.d_sigma(t), one
             case "score":  # score = -eps / sigma; the scale keeps sigma = 0 out of the row
                 return zero, one, -sigma
-        raise ValueError(f"a prediction must be one of {', '.join(get_args(Face))}; got {face!r}")
+        raise ValueError(f"a prediction must be one of {', '.join(_FACES)}; got {face!r}")
 
     @staticmethod
     def _check(x: Tensor, t: Tensor, other: Tensor, name: str) -> None:

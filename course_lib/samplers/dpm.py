@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from course_lib.denoisers import Denoiser
-from course_lib.paths import Path, combine
+from course_lib.paths import Face, Path, combine
 from course_lib.samplers.grids import Knot, check_grid, knots, walk
 from course_lib.samplers.ode import Callback
 
-__all__ = ["ddim", "dpm_solver_2", "dpm_solver_3"]
+__all__ = ["ddim", "dpm_solver_2", "dpm_solver_3", "own_prediction"]
 
 
 def ddim(
@@ -42,12 +42,14 @@ def ddim(
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1] (0 is DDIM, 1 is DDPM); got {eta}")
     for i, t, s in walk(denoiser.path, x, ts):
-        x0 = denoiser.data(x, t.times, cond)
-        eps = combine(1 / t.sigma, -t.alpha / t.sigma, x, x0)
+        a, b, prediction = own_prediction(denoiser, x, t, cond, "data")
         # sigma_{t|s}^2, the noise that the forward path adds between s and t, is beta_t in DDPM.
         added = max(t.sigma**2 - (t.alpha / s.alpha * s.sigma) ** 2, 0)
         std = eta * s.sigma / t.sigma * added**0.5 if eta > 0 else 0.0
-        x = combine(s.alpha, (s.sigma**2 - std**2) ** 0.5, x0, eps)
+        # alpha_s x0 + sqrt(sigma_s^2 - std^2) eps with eps = (x - alpha_t x0) / sigma_t
+        shrink = (s.sigma**2 - std**2) ** 0.5 / t.sigma
+        gain = s.alpha - t.alpha * shrink
+        x = combine(shrink + gain * a, gain * b, x, prediction)
         if eta > 0:
             x = x + std * torch.empty_like(x).normal_(generator=generator)
         if callback:
@@ -118,6 +120,19 @@ def dpm_solver_3(
         if callback:
             callback(i, s.time, x)
     return x
+
+
+def own_prediction(
+    denoiser: Denoiser, x: Tensor, t: Knot, cond: Any, face: Face
+) -> tuple[Any, Any, Tensor]:
+    """The denoiser's own prediction, and the numbers with ``face = a x + b prediction``.
+
+    A step is linear in x and the prediction. To add up the numbers first, and the images once,
+    costs less than to make of every prediction another.
+    """
+    own = denoiser.predicts
+    a, b = (0.0, 1.0) if own == face else denoiser.path.at("coefficients", t.times, x, own, face)
+    return a, b, getattr(denoiser, own)(x, t.times, cond)
 
 
 def _inside(path: Path, x: Tensor, ts: Tensor, r: float) -> list[Knot]:

@@ -5,6 +5,7 @@ A grid is a falling tensor of shape (steps + 1,), float64, from ``t_max`` to the
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -81,9 +82,11 @@ def check_grid(ts: Tensor) -> None:
         raise ValueError(
             f"ts must be a 1-D grid of at least two times; got shape {tuple(ts.shape)}"
         )
-    check_time(ts)
-    if not bool((ts.diff() < 0).all()):
-        raise ValueError(f"ts must fall from noise (t = 1) to data (t = 0); got {ts.tolist()}")
+    times = ts.tolist()  # a few numbers: Python compares them sooner than torch does
+    falls = all(t > s for t, s in pairwise(times))
+    if not (falls and times[0] <= 1 and times[-1] >= 0):
+        check_time(ts)
+        raise ValueError(f"ts must fall from noise (t = 1) to data (t = 0); got {times}")
 
 
 class Knot(NamedTuple):
@@ -109,14 +112,26 @@ def knots(path: Path, x: Tensor, ts: Tensor) -> list[Knot]:
     Plain numbers cost a step almost nothing. Where ``ts`` asks for its gradient they are tensors,
     so a grid can be learned.
     """
-    exact, times = ts.double(), ts.to(x)[:, None].expand(-1, len(x))
+    time, times = ts.to(x).unbind(), ts.to(x)[:, None].expand(-1, len(x)).unbind()
     if ts.requires_grad:  # one time each: lambda's slope, infinite at the ends, stays out of it
         functions = (path.alpha, path.sigma, path.log_snr_half)
-        values = [list(exact), *([f(t) for t in exact] for f in functions)]
-    else:
-        alpha, sigma = path.alpha(exact), path.sigma(exact)
-        values = [v.tolist() for v in (exact, alpha, sigma, torch.log(alpha) - torch.log(sigma))]
-    return [Knot(*row) for row in zip(ts.to(x), times.unbind(), *values, strict=True)]
+        values = [list(ts.double()), *([f(t) for t in ts.double()] for f in functions)]
+        return [Knot(*row) for row in zip(time, times, *values, strict=True)]
+    numbers = _kept_numbers if path.fixed else _numbers
+    exact = tuple(ts.tolist())
+    for t, shared in zip(exact, times, strict=True):
+        shared.shared = t  # type: ignore[attr-defined]  # see course_lib.paths.shared_time
+    return [Knot(*row) for row in zip(time, times, exact, *numbers(path, exact), strict=True)]
+
+
+def _numbers(path: Path, exact: tuple[float, ...]) -> list[list[float]]:
+    """alpha, sigma and lambda at the times of a grid."""
+    t = torch.tensor(exact, dtype=torch.float64)
+    alpha, sigma = path.alpha(t), path.sigma(t)
+    return [v.tolist() for v in (alpha, sigma, torch.log(alpha) - torch.log(sigma))]
+
+
+_kept_numbers = lru_cache(maxsize=64)(_numbers)
 
 
 def walk(path: Path, x: Tensor, ts: Tensor) -> Iterator[tuple[int, Knot, Knot]]:

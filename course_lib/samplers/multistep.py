@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from course_lib.denoisers import Denoiser
-from course_lib.paths import Path, combine
-from course_lib.samplers.dpm import ddim
+from course_lib.paths import Path
+from course_lib.samplers.dpm import ddim, own_prediction
 from course_lib.samplers.grids import Knot, check_grid, walk
 from course_lib.samplers.ode import Callback
 
@@ -39,16 +39,17 @@ def dpm_solver_pp_2m(
     last step to sigma = 0 (lambda infinite), take it as it is. Arguments, result and errors as
     for :func:`course_lib.samplers.euler`.
     """
-    previous, h_previous = None, math.inf
+    previous, h_previous = list[Term](), math.inf
     for i, t, s in walk(denoiser.path, x, ts):
         h = s.lam - t.lam
-        x0 = direction = denoiser.data(x, t.times, cond)
-        if previous is not None and h < math.inf:
-            w = h / (2 * h_previous)  # 1/(2r), r = h_previous / h
-            direction = combine(1 + w, -w, x0, previous)
+        w = h / (2 * h_previous) if h < math.inf else 0.0  # 1/(2r), r = h_previous / h
+        a, b, prediction = own_prediction(denoiser, x, t, cond, "data")  # D = a x + b prediction
         shrink = s.sigma / t.sigma
-        x = combine(shrink, s.alpha - t.alpha * shrink, x, direction)
-        previous, h_previous = x0, h
+        gain = s.alpha - t.alpha * shrink
+        now = [(shrink + gain * (1 + w) * a, x), (gain * (1 + w) * b, prediction)]
+        before = [(-gain * w * weight, value) for weight, value in previous]
+        previous, h_previous = [(a, x), (b, prediction)], h
+        x = _weighted_sum(now + before)
         if callback:
             callback(i, s.time, x)
     return x
@@ -143,7 +144,7 @@ def deis(
             seen = [(t, denoiser.noise(x, t.times, cond)), *seen][:order]
             places = [knot.exact - t.exact for knot, _ in seen]
             weights = lagrange_weights(places, moments[i])
-            x = _weighted_sum(s.alpha / t.alpha, x, [s.alpha * w for w in weights], seen)
+            x = _add_up(s.alpha / t.alpha, x, s.alpha, weights, seen)
         if callback:
             callback(i, s.time, x)
     return x
@@ -151,6 +152,8 @@ def deis(
 
 Seen = tuple[Knot, Tensor]
 """Where a prediction was made, and the prediction."""
+Term = tuple[Any, Tensor]
+"""A weight and what it multiplies."""
 
 
 def lagrange_weights(places: Sequence[Any], moments: Sequence[Any]) -> list[Any]:
@@ -187,8 +190,8 @@ def _exponential_step(x: Tensor, t: Knot, s: Knot, seen: list[Seen]) -> Tensor:
     places = [knot.lam - t.lam for knot, _ in seen]
     if len(seen) == 2:  # UniPC sets B_2(h) / 2 for the weight of a lone difference, as does 2M
         moments[1] = h / 2 * moments[0]
-    weights = [s.alpha * w for w in lagrange_weights(places, moments)]
-    return _weighted_sum(shrink, x, weights, seen)
+    weights = lagrange_weights(places, moments)
+    return _add_up(shrink, x, s.alpha, weights, seen)
 
 
 def _latest(order: int, now: Seen, seen: list[Seen]) -> list[Seen]:
@@ -196,11 +199,18 @@ def _latest(order: int, now: Seen, seen: list[Seen]) -> list[Seen]:
     return [now, *(old for old in seen if old[0].lam > -math.inf)][:order]
 
 
-def _weighted_sum(factor: Any, x: Tensor, weights: list[Any], seen: list[Seen]) -> Tensor:
-    """factor x + sum_j w_j D_j."""
-    total = combine(factor, weights[0], x, seen[0][1])
-    for weight, (_, value) in zip(weights[1:], seen[1:], strict=True):
-        total = total + weight * value
+def _add_up(factor: Any, x: Tensor, gain: Any, weights: list[Any], seen: list[Seen]) -> Tensor:
+    """factor x + gain sum_j w_j D_j."""
+    terms = [(gain * w, value) for w, (_, value) in zip(weights, seen, strict=True)]
+    return _weighted_sum([(factor, x), *terms])
+
+
+def _weighted_sum(terms: list[Term]) -> Tensor:
+    """sum_j w_j y_j, in one pass over memory for each w_j that is not 0."""
+    first, *rest = [(w, y) for w, y in terms if isinstance(w, Tensor) or w != 0]
+    total = first[0] * first[1]
+    for w, y in rest:
+        total = total + w * y if isinstance(w, Tensor) else total.add_(y, alpha=w)
     return total
 
 
