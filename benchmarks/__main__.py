@@ -1,6 +1,6 @@
-"""Measure: `python -m benchmarks [overhead] [solvers]`; without a name, `overhead`.
+"""Measure: `python -m benchmarks [NAME ...]`; without a name, `overhead`.
 
-Prints tables and writes `benchmarks/results.json`.
+Prints tables and writes `benchmarks/results.json`; what the book shows goes to `book/_data` too.
 """
 
 from __future__ import annotations
@@ -9,11 +9,22 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks import overhead, solvers
+from benchmarks import conditioning, guidance, overhead, solvers
 from benchmarks.measuring import machine
 
-BENCHMARKS = {"overhead": overhead, "solvers": solvers}
-RESULTS = Path(__file__).parent / "results.json"
+BENCHMARKS = {
+    "overhead": overhead,
+    "solvers": solvers,
+    "guidance": guidance,
+    "conditioning": conditioning,
+}
+SHOWN = ("guidance", "conditioning")
+ROOT = Path(__file__).parent.parent
+
+
+def write(path: Path, values: object) -> None:
+    """Write JSON."""
+    path.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def main() -> None:
@@ -29,9 +40,11 @@ def main() -> None:
     if unknown := set(options.names) - set(BENCHMARKS):
         parser.error(f"no benchmark {', '.join(unknown)}; choose from {', '.join(BENCHMARKS)}")
     results = {name: BENCHMARKS[name].measure(options.quick) for name in options.names}
-    RESULTS.write_text(json.dumps({"machine": machine(), "results": results}, indent=2) + "\n")
+    write(ROOT / "benchmarks" / "results.json", {"machine": machine(), "results": results})
     for name, values in results.items():
         print(BENCHMARKS[name].table(values))
+        if name in SHOWN and not options.quick:
+            write(ROOT / "book" / "_data" / f"{name}.json", {**values, "machine": machine()})
 
 
 if __name__ == "__main__":

@@ -249,9 +249,9 @@ def table(results: dict[str, Any]) -> str:
             f"   peer: {peer[1]}; ours: {name}"
         )
     lines.append("\nMicroseconds of a step beyond the network")
-    for row in results["microseconds a step"]:
-        lines.append(
-            f"{row['solver']:20}{row['batch']:>12}  ours {row['ours']:6.0f}"
-            f"  diffusers {row['diffusers']:6.0f}  ratio {row['ratio']:.2f}"
-        )
+    lines += [
+        f"{row['solver']:20}{row['batch']:>12}  ours {row['ours']:6.0f}"
+        f"  diffusers {row['diffusers']:6.0f}  ratio {row['ratio']:.2f}"
+        for row in results["microseconds a step"]
+    ]
     return "\n".join(lines)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from exact import mixture_2d
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from course_lib import (
     VE,
@@ -288,3 +289,32 @@ def test_noise_prediction_says_what_it_cannot_do_at_alpha_zero(name):
         sample(denoiser, (2, 1), solver=name, steps=4)
     ts = torch.linspace(0.999, 0, 5)
     assert sample(denoiser, (2, 1), solver=name, ts=ts).isfinite().all()
+
+
+class _Passes(TorchDispatchMode):
+    """Counts operations that write as many numbers as a batch has."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.count = size, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self.count += isinstance(out, torch.Tensor) and out.numel() == self.size
+        return out
+
+
+class _Untouched(torch.nn.Module):
+    def forward(self, x, t, cond=None):
+        return x
+
+
+@pytest.mark.parametrize(
+    ("solver", "passes"), [("ddim", 10 * 2), ("dpm_solver_pp_2m", 2 + 8 * 4 + 2)]
+)
+def test_a_step_goes_over_the_batch_once_a_term(solver, passes):
+    path = DiscreteVP(linear_betas(1000))
+    denoiser, x = NetDenoiser(_Untouched(), path, "noise"), torch.randn(7, 97)
+    with torch.no_grad(), _Passes(x.numel()) as counter:
+        SOLVERS[solver](denoiser, x, uniform_grid(path, 10))
+    assert counter.count == passes
