@@ -1,6 +1,6 @@
 """Networks. Each is called net(x, t, cond=None) and returns the shape of x."""
 
-from course_lib.nets.attention import CrossAttention, SelfAttention
+from course_lib.nets.attention import CrossAttention, SelfAttention, attention_maps
 from course_lib.nets.dit import DiT
 from course_lib.nets.embeddings import sinusoidal
 from course_lib.nets.mlp import MLP
@@ -13,6 +13,7 @@ __all__ = [
     "DiT",
     "SelfAttention",
     "UNet",
+    "attention_maps",
     "patchify",
     "position_embedding",
     "sinusoidal",

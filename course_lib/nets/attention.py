@@ -7,12 +7,16 @@ derivatives or forward mode (`torch.func.jvp`), call the net within
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from course_lib.nets.embeddings import Context
+from course_lib.nets.embeddings import Context, zero_init
 
-__all__ = ["CrossAttention", "SelfAttention"]
+__all__ = ["CrossAttention", "SelfAttention", "attention_maps"]
 
 
 class SelfAttention(nn.Module):
@@ -58,8 +62,7 @@ class CrossAttention(nn.Module):
         self.query = nn.Linear(dim, dim)
         self.key_value = nn.Linear(context_dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        zero_init(self.out)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """Attend, x (B, N, dim) to tokens (B, M, context_dim) with mask (B, M) -> (B, N, dim)."""
@@ -68,6 +71,53 @@ class CrossAttention(nn.Module):
         k, v = (_split(part, self.heads) for part in self.key_value(tokens).chunk(2, dim=-1))
         # The mask is one for all heads and all positions: (B, 1, 1, M).
         return self.out(_merge(scaled_dot_product_attention(q, k, v, mask[:, None, None])))
+
+    def weights(self, x: Tensor, context: Context) -> Tensor:
+        """How much each position looks at each token: softmax(q k^T / sqrt(d)).
+
+        Args:
+            x: As for `forward`.
+            context: As for `forward`.
+
+        Returns:
+            Shape (B, heads, N, M); each row sums to 1, and is 0 at tokens that are not kept.
+        """
+        tokens, mask = context
+        q = _split(self.query(x), self.heads)
+        k = _split(self.key_value(tokens).chunk(2, dim=-1)[0], self.heads)
+        logits = q @ k.mT / math.sqrt(q.shape[-1])
+        return logits.masked_fill(~mask[:, None, None], -math.inf).softmax(-1)
+
+
+@torch.no_grad()
+def attention_maps(net: nn.Module, *inputs: Any) -> list[Tensor]:
+    """What the positions of a net look at: the weights of every CrossAttention in it.
+
+    Args:
+        net: A net with cross-attention.
+        inputs: What the net is called with: x, t, cond.
+
+    Returns:
+        One tensor (B, heads, N, M) for each layer, in order of use: N positions of the image, row
+        by row; M tokens, the first of which is the learned one that is always kept.
+
+    Raises:
+        ValueError: If the net has no cross-attention.
+    """
+    maps: list[Tensor] = []
+    layers = [module for module in net.modules() if isinstance(module, CrossAttention)]
+    if not layers:
+        raise ValueError(f"net must have cross-attention; {type(net).__name__} has none")
+    hooks = [
+        layer.register_forward_hook(lambda layer, seen, _: maps.append(layer.weights(*seen)))
+        for layer in layers
+    ]
+    try:
+        net(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return maps
 
 
 def _check_heads(dim: int, heads: int) -> None:

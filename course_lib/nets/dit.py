@@ -6,8 +6,16 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from course_lib.nets.attention import CrossAttention, SelfAttention
-from course_lib.nets.embeddings import Condition, ConditionEmbedding, Context, check_inputs
-from course_lib.nets.patches import patchify, position_embedding, unpatchify
+from course_lib.nets.embeddings import (
+    Condition,
+    ConditionedNet,
+    ConditionEmbedding,
+    Conditioning,
+    Context,
+    check_inputs,
+    zero_init,
+)
+from course_lib.nets.patches import patchify, position_embedding, unpatchify, with_channels
 
 __all__ = ["DiT", "DiTBlock"]
 
@@ -33,8 +41,7 @@ class DiTBlock(nn.Module):
     def __init__(self, dim: int, heads: int, context_dim: int | None = None) -> None:
         super().__init__()
         self.modulation = nn.Linear(dim, 6 * dim)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
+        zero_init(self.modulation)
         self.norm = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
         self.attention = SelfAttention(dim, heads)
         self.cross = None if context_dim is None else CrossAttention(dim, context_dim, heads)
@@ -49,7 +56,7 @@ class DiTBlock(nn.Module):
         return x + gate2 * self.mlp(_modulate(self.norm(x), shift2, scale2))
 
 
-class DiT(nn.Module):
+class DiT(ConditionedNet):
     """Diffusion transformer: patches -> tokens -> blocks -> patches. Zero at initialisation.
 
     Args:
@@ -61,6 +68,7 @@ class DiT(nn.Module):
         heads: Number of attention heads.
         num_classes: Number of classes, if `cond` is to be labels.
         context_dim: Width of the text's tokens, if `cond` is to be a text.
+        conditioning: How labels enter: "adaln", "concat" or "cross_attention".
 
     Raises:
         ValueError: If sizes do not divide, or both kinds of condition are asked for.
@@ -77,6 +85,7 @@ class DiT(nn.Module):
         *,
         num_classes: int | None = None,
         context_dim: int | None = None,
+        conditioning: Conditioning = "adaln",
     ) -> None:
         super().__init__()
         if image_size % patch:
@@ -84,17 +93,17 @@ class DiT(nn.Module):
         if dim % 4:
             raise ValueError(f"dim must be divisible by 4, got {dim}")
         self.image_size, self.channels, self.patch = image_size, channels, patch
-        self.condition = ConditionEmbedding(dim, num_classes=num_classes, context_dim=context_dim)
-        self.embed = nn.Linear(channels * patch**2, dim)
+        self.condition = ConditionEmbedding(dim, num_classes, context_dim, conditioning)
+        self.embed = nn.Linear((channels + self.condition.channels) * patch**2, dim)
         self.register_buffer("position", position_embedding(image_size // patch, dim))
-        self.blocks = nn.ModuleList(DiTBlock(dim, heads, context_dim) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            DiTBlock(dim, heads, self.condition.context_dim) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, channels * patch**2)
         self.apply(_xavier)
-        for layer in (self.modulation, self.out):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        zero_init(self.modulation, self.out)
 
     def forward(self, x: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
         """Map images to images.
@@ -112,8 +121,9 @@ class DiT(nn.Module):
             ValueError: If the shape of `x`, `t` or `cond` does not fit.
         """
         check_inputs(x, t, self.channels, self.image_size, self.image_size)
-        c, context = self.condition(t, cond)
-        c, h = silu(c), self.embed(patchify(x, self.patch)) + self.position
+        c, context, channels = self.condition(t, cond)
+        h = self.embed(patchify(with_channels(x, channels), self.patch)) + self.position
+        c = silu(c)
         for block in self.blocks:
             h = block(h, c, context)
         shift, scale = self.modulation(c)[:, None].chunk(2, dim=-1)

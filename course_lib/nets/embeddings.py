@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 import math
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Condition", "ConditionEmbedding", "Context", "check_inputs", "sinusoidal"]
+__all__ = [
+    "Condition",
+    "ConditionEmbedding",
+    "ConditionedNet",
+    "Conditioning",
+    "Context",
+    "Embedded",
+    "check_inputs",
+    "sinusoidal",
+    "zero_init",
+]
 
 Context = tuple[Tensor, Tensor]
 """A text: tokens (B, N, D) and a bool mask (B, N), True = keep."""
 
 Condition = Tensor | Context | None
 """What every net takes as `cond`: labels (B,) int64, a `Context`, or nothing."""
+
+Conditioning = Literal["adaln", "concat", "cross_attention"]
+"""How a label enters: added to the time, as channels beside the image, or as tokens to look at."""
+
+LABEL_CHANNELS, LABEL_TOKENS = 8, 4
+
+
+class Embedded(NamedTuple):
+    """Time and condition, in the forms in which a net takes them up."""
+
+    vector: Tensor
+    """What scales and shifts the norms, shape (B, dim)."""
+    context: Context | None
+    """What cross-attention looks at: tokens (B, N, D) with a mask (B, N); or None."""
+    channels: Tensor | None
+    """What stands beside the image at every pixel, shape (B, LABEL_CHANNELS); or None."""
 
 
 def sinusoidal(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
@@ -52,6 +79,13 @@ def check_inputs(x: Tensor, t: Tensor, *sizes: int | None) -> None:
         raise ValueError(f"t must have shape ({len(x)},), one time a sample, got {tuple(t.shape)}")
 
 
+def zero_init(*layers: nn.Module) -> None:
+    """Set weights and biases to zero: what comes out starts as nothing."""
+    for layer in layers:
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)
+
+
 class ConditionEmbedding(nn.Module):
     """Embeds the time, with a class label if there are classes, and prepares a text.
 
@@ -63,25 +97,44 @@ class ConditionEmbedding(nn.Module):
         dim: Width of the embedding.
         num_classes: Number of classes, if `cond` is to be labels.
         context_dim: Width of the tokens, if `cond` is to be a text.
+        conditioning: How labels enter: "adaln" adds their embedding to that of the time; "concat"
+            gives channels that stand beside the image; "cross_attention" makes of each label a few
+            learned tokens of width `dim`, a text of its own.
 
     Raises:
-        ValueError: If both `num_classes` and `context_dim` are given.
+        ValueError: If both `num_classes` and `context_dim` are given, or `conditioning` is none of
+            these.
     """
 
     def __init__(
-        self, dim: int, *, num_classes: int | None = None, context_dim: int | None = None
+        self,
+        dim: int,
+        num_classes: int | None = None,
+        context_dim: int | None = None,
+        conditioning: Conditioning = "adaln",
     ) -> None:
         super().__init__()
         if num_classes is not None and context_dim is not None:
             raise ValueError("num_classes and context_dim exclude each other: give at most one")
-        self.num_classes, self.context_dim, self.features = num_classes, context_dim, 64
+        if conditioning not in get_args(Conditioning):
+            known = ", ".join(get_args(Conditioning))
+            raise ValueError(f"conditioning must be one of {known}; got {conditioning!r}")
+        self.num_classes, self.features = num_classes, 64
+        self.conditioning = conditioning if num_classes is not None else None
         self.time = nn.Sequential(nn.Linear(self.features, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.context_dim = dim if self.conditioning == "cross_attention" else context_dim
         if num_classes is not None:
-            self.label = nn.Embedding(num_classes + 1, dim)
-        if context_dim is not None:
-            self.null_token = nn.Parameter(torch.randn(context_dim) * 0.02)
+            sizes = {"adaln": dim, "concat": LABEL_CHANNELS, "cross_attention": LABEL_TOKENS * dim}
+            self.label = nn.Embedding(num_classes + 1, sizes[conditioning])
+        if self.context_dim is not None:
+            self.null_token = nn.Parameter(torch.randn(self.context_dim) * 0.02)
 
-    def forward(self, t: Tensor, cond: Condition = None) -> tuple[Tensor, Context | None]:
+    @property
+    def channels(self) -> int:
+        """How many channels stand beside the image."""
+        return LABEL_CHANNELS if self.conditioning == "concat" else 0
+
+    def forward(self, t: Tensor, cond: Condition = None) -> Embedded:
         """Embed.
 
         Args:
@@ -89,9 +142,9 @@ class ConditionEmbedding(nn.Module):
             cond: What the net was built for, or None.
 
         Returns:
-            The embedding (B, dim) of time and label, and None or the text as (tokens, mask) with
-            a learned token in front that is always kept, so that attention over a text with no
-            token is defined.
+            The embedding (B, dim) of time and label; None or the tokens with their mask, a
+            learned token in front that is always kept, so that attention over a text with no
+            token is defined; None or the channels.
 
         Raises:
             ValueError: If `cond` is not what the net was built for, or has a wrong shape.
@@ -99,23 +152,57 @@ class ConditionEmbedding(nn.Module):
         dtype = next(self.time.parameters()).dtype
         vector = self.time(sinusoidal(t, self.features).to(dtype))
         if self.num_classes is not None:
-            return vector + self.label(_labels(cond, t, self.num_classes)), None
+            return self._with_label(vector, _labels(cond, t, self.num_classes))
         if self.context_dim is not None:
-            return vector, self._context(cond, t)
+            text = None if cond is None else _text(cond, len(t), self.context_dim)
+            return Embedded(vector, self._context(text, len(t)), None)
         if cond is not None:
             raise ValueError(
                 "cond must be None: the net was built with neither num_classes nor context_dim; "
                 "leave the labels out (`images, _ = digits()`), or build it with num_classes"
             )
-        return vector, None
+        return Embedded(vector, None, None)
 
-    def _context(self, cond: Condition, t: Tensor) -> Context:
-        null = self.null_token.expand(len(t), 1, -1)
-        keep = torch.ones(len(t), 1, dtype=torch.bool, device=t.device)
-        if cond is None:
+    def null_condition(self, cond: Condition) -> Condition:
+        """The condition that means none, for as many samples as `cond` has.
+
+        Raises:
+            ValueError: If the net takes no condition, or `cond` is of another kind.
+        """
+        if self.num_classes is not None and isinstance(cond, Tensor):
+            return torch.full_like(cond, self.num_classes)
+        if self.num_classes is None and self.context_dim is not None and isinstance(cond, tuple):
+            return cond[0], torch.zeros_like(cond[1])
+        wanted = "labels" if self.num_classes is not None else "tokens with a mask"
+        if self.num_classes is None and self.context_dim is None:
+            wanted = "None: the net was built without num_classes and context_dim"
+        raise ValueError(f"cond must be {wanted}; got {_describe(cond)}")
+
+    def _with_label(self, vector: Tensor, labels: Tensor) -> Embedded:
+        if self.conditioning == "adaln":
+            return Embedded(vector + self.label(labels), None, None)
+        if self.conditioning == "concat":
+            return Embedded(vector, None, self.label(labels))
+        tokens = self.label(labels).unflatten(1, (LABEL_TOKENS, -1))
+        mask = (labels != self.num_classes)[:, None].expand(-1, LABEL_TOKENS)
+        return Embedded(vector, self._context((tokens, mask), len(labels)), None)
+
+    def _context(self, text: Context | None, batch: int) -> Context:
+        null = self.null_token.expand(batch, 1, -1)
+        keep = torch.ones(batch, 1, dtype=torch.bool, device=null.device)
+        if text is None:
             return null, keep
-        tokens, mask = _text(cond, len(t), null.shape[-1])
-        return torch.cat([null, tokens], dim=1), torch.cat([keep, mask], dim=1)
+        return torch.cat([null, text[0]], dim=1), torch.cat([keep, text[1]], dim=1)
+
+
+class ConditionedNet(nn.Module):
+    """A net that takes time and condition through one `ConditionEmbedding`."""
+
+    condition: ConditionEmbedding
+
+    def null_condition(self, cond: Condition) -> Condition:
+        """The condition that means none; see `ConditionEmbedding.null_condition`."""
+        return self.condition.null_condition(cond)
 
 
 def _labels(cond: Condition, t: Tensor, num_classes: int) -> Tensor:

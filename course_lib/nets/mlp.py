@@ -5,12 +5,18 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from course_lib.nets.embeddings import Condition, ConditionEmbedding, check_inputs
+from course_lib.nets.embeddings import (
+    Condition,
+    ConditionedNet,
+    ConditionEmbedding,
+    check_inputs,
+    zero_init,
+)
 
 __all__ = ["MLP"]
 
 
-class MLP(nn.Module):
+class MLP(ConditionedNet):
     """A residual perceptron whose features are scaled by time and class before each layer.
 
     The last layer starts at zero, hence so does the output.
@@ -31,8 +37,7 @@ class MLP(nn.Module):
         self.inp = nn.Linear(dim, width)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.out = nn.Linear(width, dim)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        zero_init(self.out)
 
     def forward(self, x: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
         """Map points to points.
@@ -49,7 +54,7 @@ class MLP(nn.Module):
             ValueError: If the shape of `x`, `t` or `cond` does not fit.
         """
         check_inputs(x, t, self.dim)
-        c, _ = self.condition(t, cond)
+        c, *_ = self.condition(t, cond)
         h = self.inp(x)
         for layer in self.layers:
             h = h + layer(silu(h * (1 + c)))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from course_lib.nets.embeddings import sinusoidal
 
-__all__ = ["patchify", "position_embedding", "unpatchify"]
+__all__ = ["patchify", "position_embedding", "unpatchify", "with_channels"]
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
@@ -58,3 +58,14 @@ def position_embedding(side: int, dim: int) -> Tensor:
     line = sinusoidal(math.pi * torch.arange(side) / 1000, dim // 2, max_period=2 * side)
     rows, columns = line.repeat_interleave(side, 0), line.repeat(side, 1)
     return torch.cat([rows, columns], dim=1)
+
+
+def with_channels(x: Tensor, channels: Tensor | None) -> Tensor:
+    """Put the same numbers beside the image at every pixel: x (B, C, H, W), channels (B, P).
+
+    Returns:
+        Shape (B, C + P, H, W); `x` itself where `channels` is None.
+    """
+    if channels is None:
+        return x
+    return torch.cat([x, channels[:, :, None, None].expand(-1, -1, *x.shape[2:])], dim=1)

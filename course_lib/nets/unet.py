@@ -8,10 +8,19 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, silu
+from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle, silu
 
 from course_lib.nets.attention import CrossAttention, SelfAttention
-from course_lib.nets.embeddings import Condition, ConditionEmbedding, Context, check_inputs
+from course_lib.nets.embeddings import (
+    Condition,
+    ConditionedNet,
+    ConditionEmbedding,
+    Conditioning,
+    Context,
+    check_inputs,
+    zero_init,
+)
+from course_lib.nets.patches import with_channels
 
 __all__ = ["AttentionBlock", "ResidualBlock", "UNet"]
 
@@ -61,7 +70,7 @@ class AttentionBlock(nn.Module):
         return x + h.transpose(1, 2).unflatten(2, x.shape[2:])
 
 
-class UNet(nn.Module):
+class UNet(ConditionedNet):
     """Down to a coarse image, attention there, and up again with skips. Zero at initialisation.
 
     Any image size will do: a size that does not halve is rounded up, and on the way back the
@@ -74,6 +83,9 @@ class UNet(nn.Module):
         heads: Attention heads at the lowest resolution.
         num_classes: Number of classes, if `cond` is to be labels.
         context_dim: Width of the text's tokens, if `cond` is to be a text.
+        conditioning: How labels enter: "adaln", "concat" or "cross_attention".
+        patch: Side of the squares of pixels that count as one, with `patch`^2 as many channels;
+            divides H and W. Few large convolutions cost less than many small ones.
 
     Raises:
         ValueError: If `multipliers` is empty, `heads` does not divide the channels of the lowest
@@ -89,28 +101,27 @@ class UNet(nn.Module):
         *,
         num_classes: int | None = None,
         context_dim: int | None = None,
+        conditioning: Conditioning = "adaln",
+        patch: int = 1,
     ) -> None:
         super().__init__()
         if not multipliers:
             raise ValueError("multipliers must have at least one level, got none")
-        self.channels = channels
-        cond_dim = 2 * width
+        if patch < 1:
+            raise ValueError(f"patch must be at least 1, got {patch}")
+        self.channels, self.patch = channels, patch
+        cond_dim, pixels = 2 * width, channels * patch**2
         sizes = [width * m for m in multipliers]
-        self.condition = ConditionEmbedding(
-            cond_dim, num_classes=num_classes, context_dim=context_dim
-        )
-        self.inp = nn.Conv2d(channels, sizes[0], 3, padding=1)
+        self.condition = ConditionEmbedding(cond_dim, num_classes, context_dim, conditioning)
+        self.inp = nn.Conv2d(pixels + self.condition.channels, sizes[0], 3, padding=1)
         # Level i has sizes[i] channels; the convolution that halves the image sets the next width.
         self.down = nn.ModuleList(ResidualBlock(n, n, cond_dim) for n in sizes)
-        self.shrink = nn.ModuleList(
-            nn.Conv2d(n, m, 3, stride=2, padding=1) for n, m in pairwise(sizes)
-        )
-        self.attention = AttentionBlock(sizes[-1], heads, context_dim)
+        self.shrink = nn.ModuleList(nn.Conv2d(n, m, 3, 2, 1) for n, m in pairwise(sizes))
+        self.attention = AttentionBlock(sizes[-1], heads, self.condition.context_dim)
         self.up = nn.ModuleList(ResidualBlock(2 * n, n, cond_dim) for n in sizes)
         self.grow = nn.ModuleList(nn.Conv2d(m, n, 3, padding=1) for n, m in pairwise(sizes))
-        self.norm, self.out = _norm(sizes[0]), nn.Conv2d(sizes[0], channels, 3, padding=1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+        self.norm, self.out = _norm(sizes[0]), nn.Conv2d(sizes[0], pixels, 3, padding=1)
+        zero_init(self.out)
 
     def forward(self, x: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
         """Map images to images.
@@ -128,8 +139,11 @@ class UNet(nn.Module):
             ValueError: If the shape of `x`, `t` or `cond` does not fit.
         """
         check_inputs(x, t, self.channels, None, None)
-        c, context = self.condition(t, cond)
-        c, h, skips = silu(c), self.inp(x), []
+        if x.shape[2] % self.patch or x.shape[3] % self.patch:
+            raise ValueError(f"patch {self.patch} must divide H and W of x, got {tuple(x.shape)}")
+        c, context, channels = self.condition(t, cond)
+        h = self.inp(with_channels(pixel_unshuffle(x, self.patch), channels))
+        c, skips = silu(c), []
         for level, block in enumerate(self.down):
             h = block(self.shrink[level - 1](h) if level else h, c)
             skips.append(h)
@@ -139,4 +153,4 @@ class UNet(nn.Module):
             if level:
                 finer = interpolate(h, size=skips[level - 1].shape[2:], mode="nearest")
                 h = self.grow[level - 1](finer)
-        return self.out(silu(self.norm(h)))
+        return pixel_shuffle(self.out(silu(self.norm(h))), self.patch)

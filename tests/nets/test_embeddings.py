@@ -45,20 +45,20 @@ def test_check_inputs_names_t(shape):
 def test_no_label_is_the_last_label():
     embedding = ConditionEmbedding(16, num_classes=3).double()
     t = torch.rand(5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    absent, _ = embedding(t)
-    null, _ = embedding(t, torch.full((5,), 3))
+    absent, *_ = embedding(t)
+    null, *_ = embedding(t, torch.full((5,), 3))
     torch.testing.assert_close(absent, null, rtol=0, atol=0)
-    other, _ = embedding(t, torch.zeros(5, dtype=torch.int64))
+    other, *_ = embedding(t, torch.zeros(5, dtype=torch.int64))
     assert (absent - other).abs().amax() > 1e-3
 
 
 def test_text_gets_a_token_that_is_always_kept():
     embedding = ConditionEmbedding(16, context_dim=6)
     tokens, mask = torch.randn(2, 3, 6), torch.zeros(2, 3, dtype=torch.bool)
-    _, (padded, keep) = embedding(torch.rand(2), (tokens, mask))
+    _, (padded, keep), _ = embedding(torch.rand(2), (tokens, mask))
     torch.testing.assert_close(padded[:, 1:], tokens, rtol=0, atol=0)
     assert keep.tolist() == [[True, False, False, False]] * 2
-    _, (alone, kept) = embedding(torch.rand(2))
+    _, (alone, kept), _ = embedding(torch.rand(2))
     assert alone.shape == (2, 1, 6)
     assert kept.all()
 

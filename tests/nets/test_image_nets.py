@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from course_lib.nets import DiT, UNet
+from course_lib.nets import CrossAttention, DiT, UNet, attention_maps
 
 NULL = 3
 
@@ -48,6 +48,10 @@ CONDITIONS = {
     "none": ({}, None),
     "labels": ({"num_classes": NULL}, torch.tensor([0, 2, 1, NULL])),
     "text": ({"context_dim": 6}, text()),
+    **{
+        way: ({"num_classes": NULL, "conditioning": way}, torch.tensor([0, 2, 1, NULL]))
+        for way in ("concat", "cross_attention")
+    },
 }
 
 
@@ -166,3 +170,53 @@ def test_errors_name_the_argument(build):
 def test_construction_leaves_one_of_two_conditions(build):
     with pytest.raises(ValueError, match="num_classes and context_dim"):
         build(num_classes=3, context_dim=6)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CONDITIONS if kind != "none"])
+def test_null_condition_is_none(build, kind):
+    kwargs, cond = CONDITIONS[kind]
+    net, (x, t) = build(**kwargs), images()
+    absent = net(x, t)
+    torch.testing.assert_close(net(x, t, net.null_condition(cond)), absent, rtol=0, atol=1e-12)
+    assert (net(x, t, cond) - absent)[0].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("cond", [torch.zeros(4, dtype=torch.int64), text()])
+def test_null_condition_of_the_wrong_kind(build, cond):
+    labels = isinstance(cond, torch.Tensor)
+    net = build(**({"context_dim": 6} if labels else {"num_classes": NULL}))
+    with pytest.raises(ValueError, match="cond must be"):
+        net.null_condition(cond)
+    with pytest.raises(ValueError, match="without num_classes and context_dim"):
+        build().null_condition(cond)
+
+
+def test_unknown_conditioning(build):
+    with pytest.raises(ValueError, match="conditioning must be one of adaln, concat, cross_att"):
+        build(num_classes=NULL, conditioning="film")
+
+
+def test_attention_maps_are_the_weights_that_the_net_uses(build):
+    kwargs, (tokens, mask) = CONDITIONS["text"]
+    net, (x, t) = build(**kwargs), images()
+    layers = [m for m in net.modules() if isinstance(m, CrossAttention)]
+    seen = []
+    hooks = [m.register_forward_hook(lambda m, i, out: seen.append((m, i, out))) for m in layers]
+    maps = attention_maps(net, x, t, (tokens, mask))
+    for hook in hooks:
+        hook.remove()
+    assert len(maps) == len(layers)
+    for weights, (layer, (_, (padded, keep)), out) in zip(maps, seen, strict=True):
+        assert weights.shape[0] == 4
+        assert weights.shape[3] == 6
+        torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
+        assert weights.amax(dim=(1, 2))[~keep].abs().amax() == 0
+        v = layer.key_value(padded).chunk(2, dim=-1)[1]
+        v = v.unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+        mixed = (weights @ v).transpose(1, 2).flatten(2)
+        torch.testing.assert_close(layer.out(mixed), out, rtol=1e-10, atol=1e-12)
+
+
+def test_attention_maps_need_cross_attention(build):
+    with pytest.raises(ValueError, match="must have cross-attention"):
+        attention_maps(build(), *images())
