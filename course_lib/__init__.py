@@ -7,18 +7,23 @@ Everything in the course is built from three things: a path from data to noise
 """
 
 from course_lib.denoisers import Denoiser, GaussianMixture, NetDenoiser
-from course_lib.objectives import denoising_loss
+from course_lib.guidance import ClassifierFreeGuidance, ClassifierGuidance, NegativePrompt
+from course_lib.objectives import ConditionDropout, denoising_loss
 from course_lib.paths import VE, VP, CosineVP, DiscreteVP, Linear, Path, cosine_betas, linear_betas
 from course_lib.samplers import sample
 
 __all__ = [
     "VE",
     "VP",
+    "ClassifierFreeGuidance",
+    "ClassifierGuidance",
+    "ConditionDropout",
     "CosineVP",
     "Denoiser",
     "DiscreteVP",
     "GaussianMixture",
     "Linear",
+    "NegativePrompt",
     "NetDenoiser",
     "Path",
     "cosine_betas",

@@ -6,6 +6,7 @@ that knows x0 and eps. They differ in the face predicted, the weight and the dis
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from course_lib.denoisers import Denoiser, check_denoiser
 from course_lib.paths import Face, Path
 
 __all__ = [
+    "ConditionDropout",
     "denoising_loss",
     "logit_normal_times",
     "low_discrepancy_times",
@@ -84,6 +86,56 @@ def denoising_loss(
     if weight is not None:
         error = weight(path, t, denoiser.predicts) * error
     return error.mean()
+
+
+@dataclass(frozen=True)
+class ConditionDropout:
+    """An objective that hides the condition of some samples, so that the model learns both.
+
+    With probability ``p`` a sample's condition becomes the one that means none; this is all the
+    training that classifier-free guidance asks for (Ho & Salimans, 2022, algorithm 1).
+
+    Args:
+        p: probability of hiding, in [0, 1].
+        objective: what is called with the conditions that are left.
+
+    Raises:
+        ValueError: if ``p`` lies outside [0, 1].
+    """
+
+    p: float = 0.1
+    objective: Callable[..., Tensor] = denoising_loss
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p <= 1:
+            raise ValueError(f"p must lie in [0, 1]; got {self.p}")
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        cond: Any,
+        *,
+        generator: torch.Generator | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """The objective's loss; arguments as for :func:`denoising_loss`.
+
+        Raises:
+            ValueError: if there is no condition, or the denoiser has none that means none.
+        """
+        if cond is None:
+            raise ValueError("ConditionDropout needs a condition to hide; got cond=None")
+        hidden = (_rand(len(x0), generator) < self.p).to(x0.device)
+        cond = _where(hidden, denoiser.null_condition(cond), cond)
+        return self.objective(denoiser, x0, cond, generator=generator, **options)
+
+
+def _where(chosen: Tensor, a: Any, b: Any) -> Any:
+    """Rows of ``a`` where ``chosen``, of ``b`` elsewhere; part by part for tuples."""
+    if isinstance(b, tuple):
+        return tuple(_where(chosen, *parts) for parts in zip(a, b, strict=True))
+    return torch.where(chosen.reshape(-1, *[1] * (b.ndim - 1)), a, b)
 
 
 def uniform_times(n: int, *, generator: torch.Generator | None = None) -> Tensor:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from exact import mixture_2d
+from exact import class_mixture, mixture_2d
 from torch import nn
 
 from course_lib import VP, Denoiser, GaussianMixture, Linear, NetDenoiser
@@ -102,6 +102,96 @@ def test_float32_input_gives_float32_output(path):
         assert getattr(mixture, face)(x, t).dtype == torch.float32
 
 
+def test_a_label_leaves_the_components_of_its_class(path):
+    mixture = class_mixture(path)
+    xt, t = points(mixture, n=42, low=0.0, high=1.0)
+    labels = torch.arange(42) % 4  # 3: no label
+    for c in range(4):
+        keep = (mixture.classes == c) | torch.tensor(c == 3)
+        covs = mixture._axes * mixture._variances[:, None] @ mixture._axes.mT
+        oracle = GaussianMixture(
+            mixture.means[keep], covs[keep], mixture._log_weights[keep].exp(), path
+        )
+        mine = labels == c
+        for method in (*FACES, "log_prob"):
+            got = getattr(mixture, method)(xt, t, labels)[mine]
+            torch.testing.assert_close(got, getattr(oracle, method)(xt[mine], t[mine]), msg=method)
+        posterior = mixture.posterior(xt, t, labels)
+        weights = posterior.weights[mine][:, keep]
+        torch.testing.assert_close(weights, oracle.posterior(xt[mine], t[mine]).weights)
+    whole = torch.full_like(labels, 3)
+    torch.testing.assert_close(mixture.data(xt, t, whole), mixture.data(xt, t))
+
+
+def test_class_probabilities_are_those_of_bayes(path):
+    mixture = class_mixture(path)
+    xt, t = points(mixture, low=0.0, high=1.0)
+    prior = torch.tensor([0.3 + 0.15 + 0.1, 0.25, 0.2], dtype=torch.float64)
+    of_class = [mixture.log_prob(xt, t, torch.full((40,), c)) for c in range(3)]
+    expected = prior.log() + torch.stack(of_class, dim=1) - mixture.log_prob(xt, t)[:, None]
+    torch.testing.assert_close(mixture.log_class_prob(xt, t), expected)
+    far = mixture.log_class_prob(1e4 * xt.sign(), torch.zeros_like(t))
+    assert far.isfinite().all()
+
+
+def test_samples_of_a_class_have_its_moments(generator):
+    mixture = class_mixture(Linear())
+    n = 30_000
+    labels = torch.arange(n) % 3
+    for time in (0.0, 0.4):
+        t = torch.full((n,), time, dtype=torch.float64) if time else None
+        x = mixture.sample(n, t, generator, cond=labels)
+        for c in range(3):
+            keep = mixture.classes == c
+            mean = (mixture._log_weights[keep].softmax(0) @ mixture.means[keep]) * (1 - time)
+            mine = x[labels == c]
+            assert ((mine.mean(0) - mean).abs() < 4 * mine.std(0) / len(mine) ** 0.5).all()
+            if not time:  # clean samples lie where their own class is likely
+                there = mixture.log_class_prob(mine, torch.zeros(len(mine)).double())
+                assert (there[:, c].exp() > 0.5).double().mean() > 0.97
+
+
+def test_null_condition_of_a_mixture_and_of_a_network():
+    mixture = class_mixture(VP())
+    assert mixture.num_classes == 3
+    assert mixture_2d(VP()).num_classes == 0
+    assert mixture.null_condition(torch.tensor([0, 2, 1])).tolist() == [3, 3, 3]
+
+    class Net(Answer):
+        def null_condition(self, cond):
+            return torch.full_like(cond, 10)
+
+    cond = torch.tensor([1, 2])
+    assert NetDenoiser(Net(None), VP()).null_condition(cond).tolist() == [10, 10]
+    with pytest.raises(ValueError, match="NetDenoiser has no condition that means none: give null"):
+        NetDenoiser(Answer(None), VP()).null_condition(cond)
+    with pytest.raises(ValueError, match="takes no condition without classes"):
+        mixture_2d(VP()).null_condition(cond)
+
+
+@pytest.mark.parametrize(
+    ("cond", "match"),
+    [
+        (torch.tensor([0, 1, 2]), "one label for each of 4 samples; got 3"),
+        (torch.tensor([0, 1, 2, 4]), r"labels 0 to 3 .*got \[0, 1, 2, 4\]"),
+        (torch.tensor([0, -1, 2, 1]), "labels 0 to 3"),
+        (torch.zeros(4), r"labels \(B,\) int64; got .*float32"),
+        (torch.zeros(4, 1, dtype=torch.int64), r"got \(\(4, 1\)"),
+        ([0, 1, 2, 0], "got <class 'list'>"),
+    ],
+)
+def test_what_is_no_label_is_refused(cond, match):
+    x, t = torch.zeros(4, 2, dtype=torch.float64), torch.full((4,), 0.5, dtype=torch.float64)
+    with pytest.raises(ValueError, match=match):
+        class_mixture(VP()).data(x, t, cond)
+
+
+def test_class_probabilities_need_classes():
+    x, t = torch.zeros(4, 2, dtype=torch.float64), torch.full((4,), 0.5, dtype=torch.float64)
+    with pytest.raises(ValueError, match="needs a GaussianMixture with classes"):
+        mixture_2d(VP()).log_class_prob(x, t)
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -110,6 +200,9 @@ def test_float32_input_gives_float32_output(path):
         ({"covs": -torch.eye(2).repeat(3, 1, 1)}, "positive definite"),
         ({"covs": torch.tensor([[1.0, 0.5], [0.0, 1.0]]).repeat(3, 1, 1)}, "symmetric"),
         ({"weights": torch.tensor([1.0, 0.0, 1.0])}, "weights must be positive"),
+        ({"classes": torch.tensor([0, 1])}, r"classes must have shape \(3,\)"),
+        ({"classes": torch.tensor([0.0, 1.0, 1.0])}, "type int64"),
+        ({"classes": torch.tensor([0, 2, 2])}, r"0 to C - 1, each with a component; got \[0, 2\]"),
     ],
 )
 def test_bad_mixtures_are_refused(change, match):

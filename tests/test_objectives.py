@@ -4,17 +4,19 @@ from functools import partial
 
 import pytest
 import torch
-from exact import mixture_2d
+from exact import class_mixture, mixture_2d
 from torch import nn
 
 from course_lib import VP, DiscreteVP, Linear, NetDenoiser, denoising_loss, linear_betas
 from course_lib.objectives import (
+    ConditionDropout,
     logit_normal_times,
     low_discrepancy_times,
     min_snr_weight,
     snr_weight,
     uniform_times,
 )
+from course_lib.training import fit, recipe
 
 FACES = ["noise", "data", "v", "velocity", "score"]
 
@@ -190,3 +192,164 @@ def test_bare_networks_and_bytes_are_refused():
         denoising_loss(nn.Linear(5, 5), x0)
     with pytest.raises(TypeError, match=r"images in \[-1, 1\]\); got torch.uint8"):
         denoising_loss(denoiser, x0.to(torch.uint8))
+
+
+def seen_conditions(cond, p, seed=0, n=20_000):
+    """What the inner objective is given."""
+    seen = []
+
+    def objective(denoiser, x0, cond, *, generator, **options):
+        seen.append((cond, options))
+        return x0.sum()
+
+    class Model(nn.Module):
+        def null_condition(self, cond):
+            if isinstance(cond, tuple):
+                return cond[0], torch.zeros_like(cond[1])
+            return torch.full_like(cond, 10)
+
+    generator = torch.Generator().manual_seed(seed)
+    dropout = ConditionDropout(p, objective)
+    dropout(Model(), torch.zeros(n, 2), cond, generator=generator, weight=snr_weight)
+    ((cond, options),) = seen
+    assert options == {"weight": snr_weight}
+    return cond
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropout_hides_the_stated_part_of_the_conditions(p):
+    n = 20_000
+    labels = torch.arange(n) % 10
+    got = seen_conditions(labels, p)
+    hidden = got == 10
+    assert torch.equal(got[~hidden], labels[~hidden])
+    assert abs(hidden.sum().item() - n * p) < 4 * (n * p * (1 - p)) ** 0.5  # binomial
+    of_class = labels[hidden].bincount(minlength=10)
+    assert (of_class - n * p / 10).abs().max() < 4 * (n * p * (1 - p) / 10) ** 0.5
+    assert torch.equal(got, seen_conditions(labels, p))
+    assert not torch.equal(got, seen_conditions(labels, p, seed=1))
+
+
+def test_dropout_of_none_and_of_all():
+    labels = torch.arange(20) % 10
+    assert torch.equal(seen_conditions(labels, 0.0, n=20), labels)
+    assert seen_conditions(labels, 1.0, n=20).tolist() == [10] * 20
+
+
+def test_dropout_hides_all_parts_of_a_sample():
+    tokens, mask = torch.arange(300.0).reshape(50, 3, 2), torch.ones(50, 3, dtype=torch.bool)
+    got = seen_conditions((tokens, mask), 0.4, n=50)
+    assert torch.equal(got[0], tokens)
+    hidden = ~got[1].any(1)
+    assert 5 < hidden.sum() < 35
+    assert torch.equal(got[1], ~hidden[:, None].expand(50, 3))
+
+
+class Shifted(nn.Module):
+    """The exact data prediction, but for an error of each label; label 3 is none."""
+
+    def __init__(self, mixture):
+        super().__init__()
+        self.exact = mixture
+        self.error = nn.Parameter(torch.zeros(4, dtype=torch.float64))
+
+    def forward(self, x, t, cond=None):
+        return self.exact.data(x, t, cond) + self.error[cond][:, None]
+
+    def null_condition(self, cond):
+        return self.exact.null_condition(cond)
+
+
+def test_dropout_trains_both_models_at_once(generator):
+    """The exact mixture makes the loss stationary, for every label and for none."""
+    mixture = class_mixture(VP())
+    denoiser = NetDenoiser(Shifted(mixture), VP(), "data")
+    weights = torch.tensor([0.55, 0.25, 0.2], dtype=torch.float64)
+
+    def gradient():
+        labels = torch.multinomial(weights, 512, replacement=True, generator=generator)
+        x0 = mixture.sample(512, generator=generator, cond=labels)
+        loss = ConditionDropout(0.3)(denoiser, x0, labels, generator=generator)
+        return torch.autograd.grad(loss, denoiser.net.error)[0]
+
+    gradients = torch.stack([gradient() for _ in range(40)])
+    standard_error = gradients.std(0) / len(gradients) ** 0.5
+    assert (gradients.mean(0).abs() < 4.5 * standard_error).all()
+    with torch.no_grad():
+        denoiser.net.error += 1.0
+    # The slope of (1 + error)^2 is 2, shared out by how often each label is seen.
+    expected = 2 * torch.cat([0.7 * weights, torch.tensor([0.3]).double()])
+    torch.testing.assert_close(gradient(), expected, rtol=0.3, atol=0)
+
+
+def test_dropout_is_seeded_and_refuses_what_it_cannot_use():
+    denoiser = NetDenoiser(Shifted(class_mixture(VP())), VP(), "data")
+    x0, cond = torch.zeros(8, 2, dtype=torch.float64), torch.arange(8) % 3
+    state = torch.get_rng_state()
+    losses = [
+        ConditionDropout(0.5)(denoiser, x0, cond, generator=torch.Generator().manual_seed(s)).item()
+        for s in (3, 3, 4)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+    assert torch.equal(state, torch.get_rng_state())
+    with pytest.raises(ValueError, match="needs a condition to hide"):
+        ConditionDropout()(denoiser, x0, None)
+    with pytest.raises(ValueError, match="no condition that means none"):
+        ConditionDropout()(fixed(VP(), "noise")[0], x0, cond)
+    for p in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=r"p must lie in \[0, 1\]"):
+            ConditionDropout(p)
+
+
+RECIPE = """
+model:
+  class_path: course_lib.denoisers.NetDenoiser
+  init_args:
+    net:
+      class_path: course_lib.nets.dit.DiT
+      init_args: {image_size: 8, patch: 4, dim: 8, depth: 1, heads: 2, num_classes: 10}
+    path: {class_path: course_lib.paths.Linear}
+    predicts: velocity
+data: digits
+labels: true
+fit:
+  objective: {class_path: course_lib.objectives.ConditionDropout, init_args: {p: 0.25}}
+  steps: 3
+  batch_size: 8
+  progress: false
+"""
+
+
+def test_dropout_in_a_recipe_is_dropout_in_fit(tmp_path):
+    file = tmp_path / "guided.yaml"
+    file.write_text(RECIPE)
+    config = recipe.recipe_parser(file).parse_args([])
+    model = recipe.build_model(config.model.as_dict(), config.fit.seed)
+    by_recipe = recipe.train(config)
+    options = {"steps": 3, "batch_size": 8, "progress": False}
+    expected = fit(
+        model, recipe.recipe_data("digits", "train"), objective=ConditionDropout(0.25), **options
+    )
+    assert torch.equal(by_recipe.losses, expected.losses)
+    rate = ["--fit.objective.init_args.p", "0.75"]
+    other = recipe.train(recipe.recipe_parser(file).parse_args(rate))
+    assert not torch.equal(by_recipe.losses, other.losses)
+
+
+def test_a_run_is_not_continued_with_another_rate(tmp_path):
+    data = (
+        torch.randn(8, 2, generator=torch.Generator().manual_seed(0)).double(),
+        torch.arange(8) % 3,
+    )
+
+    def run(rate, **others):
+        denoiser = NetDenoiser(Shifted(class_mixture(VP())), VP(), "data")
+        objective = ConditionDropout(rate, partial(denoising_loss, **others))
+        options = {"steps": 2, "progress": False, "checkpoint": tmp_path}
+        return fit(denoiser, data, objective=objective, **options)
+
+    assert torch.equal(run(0.1).losses, run(0.1).losses)  # the second finds itself finished
+    with pytest.raises(ValueError, match=r"p=0\.1.*p=0\.2|p=0\.2.*p=0\.1"):
+        run(0.2)
+    with pytest.raises(ValueError, match="snr_weight"):
+        run(0.1, weight=snr_weight)

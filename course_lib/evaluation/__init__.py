@@ -13,6 +13,7 @@ from course_lib.evaluation.metrics import (
     sliced_wasserstein2,
     wasserstein2,
 )
+from course_lib.evaluation.neighbours import precision_recall
 from course_lib.evaluation.trajectories import path_energy, straightness
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "mmd",
     "nll",
     "path_energy",
+    "precision_recall",
     "sliced_wasserstein2",
     "straightness",
     "wasserstein2",

@@ -17,7 +17,7 @@ __all__ = [
     "gaussian_wasserstein2",
 ]
 
-_CLASSIFIERS = {8: "classifier_digits", 28: "classifier_mnist"}
+_CLASSIFIERS = {8: "digits-classifier", 28: "mnist-classifier"}
 
 
 def digit_features(
@@ -28,7 +28,8 @@ def digit_features(
     Args:
         images: shape (N, 1, H, W) in [-1, 1].
         classifier: a module with ``features(images) -> (N, F)``; by default the pretrained one
-            for the image size (8x8 or 28x28).
+            for the image size: 8x8, 28x28, or 32x32, which is MNIST with 2 pixels of background
+            on each side; those are cut off again.
         batch_size: images per forward pass.
 
     Returns:
@@ -37,8 +38,7 @@ def digit_features(
     Raises:
         ValueError: if no pretrained classifier fits the shape of ``images``.
     """
-    model = _pretrained(images) if classifier is None else classifier
-    return _batched(model, "features", images, batch_size)
+    return _batched("features", images, classifier, batch_size)
 
 
 def digit_logits(
@@ -48,7 +48,8 @@ def digit_logits(
 
     Args:
         images: shape (N, 1, H, W) in [-1, 1].
-        classifier: a module ``images -> (N, K)``; by default the pretrained one for the size.
+        classifier: a module ``images -> (N, K)``; by default the pretrained one for the size,
+            as for :func:`digit_features`.
         batch_size: images per forward pass.
 
     Returns:
@@ -57,8 +58,7 @@ def digit_logits(
     Raises:
         ValueError: if no pretrained classifier fits the shape of ``images``.
     """
-    model = _pretrained(images) if classifier is None else classifier
-    return _batched(model, "__call__", images, batch_size)
+    return _batched("__call__", images, classifier, batch_size)
 
 
 def class_agreement(logits: Tensor, labels: Tensor) -> float:
@@ -133,21 +133,24 @@ def frechet_distance(features_x: Tensor, features_y: Tensor) -> float:
     return gaussian_wasserstein2(a.mean(0), covariances[0], b.mean(0), covariances[1]) ** 2
 
 
-def _pretrained(images: Tensor) -> nn.Module:
-    """The classifier that ships for images of this size."""
-    size = images.shape[-1]
-    if images.ndim != 4 or images.shape[1:] != (1, size, size) or size not in _CLASSIFIERS:
+def _pretrained(images: Tensor) -> tuple[nn.Module, Tensor]:
+    """The classifier that ships for images of this size, and what it sees of them."""
+    padded = images.shape[2:] == (32, 32)  # MNIST
+    seen = images[..., 2:-2, 2:-2] if padded else images
+    size = seen.shape[-1]
+    if seen.ndim != 4 or seen.shape[1:] != (1, size, size) or size not in _CLASSIFIERS:
         raise ValueError(
-            f"images must have shape (N, 1, 8, 8) or (N, 1, 28, 28); got {tuple(images.shape)}; "
-            "pass a classifier for other shapes"
+            "images must have shape (N, 1, S, S) with S = 8, 28 or 32; got "
+            f"{tuple(images.shape)}; pass a classifier for other shapes"
         )
     from course_lib.pretrained import load_pretrained
 
-    return load_pretrained(_CLASSIFIERS[size])
+    return load_pretrained(_CLASSIFIERS[size]), seen
 
 
-def _batched(model: nn.Module, method: str, images: Tensor, batch_size: int) -> Tensor:
-    """Apply a method of ``model`` batch by batch in evaluation mode; leave the mode as found."""
+def _batched(method: str, images: Tensor, classifier: nn.Module | None, batch_size: int) -> Tensor:
+    """Apply a method of the classifier by batches, in evaluation mode; leave the mode as found."""
+    model, images = _pretrained(images) if classifier is None else (classifier, images)
     function = getattr(model, method)
     parameter = next(model.parameters(), images)  # where, and in what precision, to compute
     training = model.training

@@ -43,7 +43,7 @@ def _equal_sizes(x: Tensor, y: Tensor) -> None:
         raise ValueError(f"x and y must have the same number of samples; got {len(x)} and {len(y)}")
 
 
-def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """All |x_i - y_j|^2, shape (N, M), without the cancellation of the matrix-product formula."""
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
 
@@ -71,7 +71,7 @@ def wasserstein2(x: Tensor, y: Tensor) -> float:
 
     a, b = pair(x, y)
     _equal_sizes(a, b)
-    cost = _squared_distances(a, b).cpu().numpy()
+    cost = squared_distances(a, b).cpu().numpy()
     rows, columns = linear_sum_assignment(cost)
     return float(cost[rows, columns].mean() ** 0.5)
 
@@ -134,7 +134,7 @@ def mmd(x: Tensor, y: Tensor, bandwidth: float | Sequence[float] = 1.0) -> float
     a, b = pair(x, y, least=2)
 
     def kernel_sum(p: Tensor, q: Tensor) -> Tensor:
-        squared = _squared_distances(p, q)
+        squared = squared_distances(p, q)
         return torch.stack([torch.exp(-squared / (2 * h**2)) for h in widths]).mean(0).sum()
 
     n, m = len(a), len(b)

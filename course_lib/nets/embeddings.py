@@ -184,7 +184,7 @@ class ConditionEmbedding(nn.Module):
         if self.conditioning == "concat":
             return Embedded(vector, None, self.label(labels))
         tokens = self.label(labels).unflatten(1, (LABEL_TOKENS, -1))
-        mask = (labels != self.num_classes)[:, None].expand(-1, LABEL_TOKENS)
+        mask = labels.ne(self.num_classes or 0)[:, None].expand(-1, LABEL_TOKENS)
         return Embedded(vector, self._context((tokens, mask), len(labels)), None)
 
     def _context(self, text: Context | None, batch: int) -> Context:

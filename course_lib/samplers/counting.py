@@ -14,8 +14,7 @@ class CountEvaluations(Denoiser):
     """The same denoiser, with a count of its evaluations.
 
     Whichever face is asked, one question is one evaluation of the wrapped denoiser, of any batch
-    size. A guided denoiser evaluates its network twice for each question; to count those, wrap
-    the denoiser inside the guidance.
+    size. A guided denoiser asks its network once, with both branches in one batch of 2B.
 
     Args:
         denoiser: any Denoiser.
@@ -33,6 +32,10 @@ class CountEvaluations(Denoiser):
     def reset(self) -> None:
         """Count from zero again."""
         self.count = 0
+
+    def null_condition(self, cond: Any) -> Any:
+        """That of the wrapped denoiser."""
+        return self.denoiser.null_condition(cond)
 
     def predict(self, xt: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         """The wrapped denoiser's prediction, shape (B, ...)."""

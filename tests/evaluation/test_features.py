@@ -1,5 +1,6 @@
 """Frechet distance against the Bures formula; a tiny classifier stands in for the pretrained."""
 
+import re
 import sys
 import types
 
@@ -12,6 +13,7 @@ from course_lib.evaluation import (
     class_agreement,
     digit_features,
     digit_logits,
+    features,
     frechet_distance,
     gaussian_wasserstein2,
 )
@@ -133,7 +135,16 @@ def test_default_classifier_is_chosen_by_size(monkeypatch):
     monkeypatch.setitem(sys.modules, "course_lib.pretrained", fake)
     assert digit_features(normal(2, 1, 8, 8)).shape == (2, 4)
     assert digit_logits(normal(2, 1, 28, 28)).shape == (2, 4)
-    assert names == ["classifier_digits", "classifier_mnist"]
+    assert names == [features._CLASSIFIERS[8], features._CLASSIFIERS[28]]
+    # 32x32 is MNIST within a border of background, which the classifier does not see.
+    images = normal(2, 1, 28, 28)
+    padded = nn.functional.pad(images, (2, 2, 2, 2), value=-1.0).float()
+    for function in (digit_features, digit_logits):
+        assert torch.equal(function(padded), function(images))
+    assert set(names[2:]) == {features._CLASSIFIERS[28]}
+    # A classifier that is given sees the images as they are.
+    seen = digit_features(padded, TinyClassifier())
+    assert torch.equal(seen, nn.functional.adaptive_avg_pool2d(padded, 2).flatten(1))
 
 
 def test_pretrained_classifier_on_real_digits():
@@ -149,9 +160,11 @@ def test_pretrained_classifier_on_real_digits():
     assert frechet_distance(features, upside_down) > 10 * near
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 16, 16), (2, 3, 8, 8), (2, 1, 28, 8), (2, 8)])
+@pytest.mark.parametrize(
+    "shape", [(2, 1, 16, 16), (2, 3, 8, 8), (2, 3, 32, 32), (2, 1, 28, 8), (2, 1, 28, 32), (2, 8)]
+)
 def test_no_default_classifier_for_other_shapes(shape):
-    with pytest.raises(ValueError, match="pass a classifier"):
+    with pytest.raises(ValueError, match=rf"got {re.escape(str(shape))}; pass a classifier"):
         digit_features(normal(*shape))
 
 

@@ -5,7 +5,7 @@ import torch
 from exact import mixture_2d
 from torch import nn
 
-from course_lib import VP, Linear, NetDenoiser
+from course_lib import VP, ClassifierFreeGuidance, GaussianMixture, Linear, NetDenoiser
 from course_lib.samplers import (
     CountEvaluations,
     ancestral,
@@ -57,3 +57,13 @@ def test_the_count_changes_no_sample():
 def test_a_bare_network_is_refused():
     with pytest.raises(TypeError, match="a network becomes one by"):
         CountEvaluations(nn.Linear(2, 2))
+
+
+def test_guidance_asks_once_for_both_branches():
+    means = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    covs, weights = torch.ones(2, 1, 1).double(), torch.ones(2).double()
+    mixture = GaussianMixture(means, covs, weights, Linear(), classes=torch.tensor([0, 1]))
+    counted, label = CountEvaluations(mixture), torch.zeros(3, dtype=torch.int64)
+    guided = ClassifierFreeGuidance(counted, 2.0)
+    euler(guided, torch.randn(3, 1).double(), torch.linspace(1, 0, 6), cond=label)
+    assert counted.count == 5
