@@ -15,9 +15,9 @@ STATES = [0, 14, 18, 22, 26, 32, 40]
 
 def main() -> None:
     """Sample, choose some states of the way, and write the picture."""
-    shape = (4, 1, 28, 28)
+    shape = (4, 1, 32, 32)
     states = sample(
-        load_pretrained("ddpm_mnist"),
+        load_pretrained("mnist-ddpm"),
         shape,
         solver="ddim",
         steps=40,

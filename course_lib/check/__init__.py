@@ -3,7 +3,7 @@
 One module a chapter, one checker an exercise. ``check.progress()`` shows what you have passed.
 """
 
-from course_lib.check import ddpm, flow_matching, solvers
+from course_lib.check import ddpm, flow_matching, guidance, solvers
 from course_lib.check.checker import Case, Checker, Mistake
 from course_lib.check.overview import CHAPTERS, progress, progress_table
 from course_lib.check.verdict import Verdict
@@ -16,6 +16,7 @@ __all__ = [
     "Verdict",
     "ddpm",
     "flow_matching",
+    "guidance",
     "progress",
     "progress_table",
     "solvers",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from course_lib.check import ddpm, flow_matching, solvers
+from course_lib.check import ddpm, flow_matching, guidance, solvers
 from course_lib.check.checker import Checker
 from course_lib.check.progress import passed_exercises, progress_path
 from course_lib.check.verdict import print_marks
@@ -11,6 +11,7 @@ __all__ = ["CHAPTERS", "progress", "progress_table"]
 
 CHAPTERS: dict[str, tuple[Checker, ...]] = {
     "ddpm": ddpm.CHECKERS,
+    "guidance": guidance.CHECKERS,
     "flow_matching": flow_matching.CHECKERS,
     "solvers": solvers.CHECKERS,
 }

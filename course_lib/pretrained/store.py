@@ -65,7 +65,7 @@ def load_pretrained(name: str, folder: Path | str = FOLDER) -> nn.Module:
     if not path.is_file():
         raise FileNotFoundError(
             f"weights of {name!r} are missing: {path}. "
-            f"Install the package anew, or make them: course-lib train {name}"
+            f"Install the package anew, or make them: course-lib train {info.get('recipe', name)}"
         )
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()

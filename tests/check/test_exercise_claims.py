@@ -8,9 +8,11 @@ import pytest
 import torch
 from exact import mixture_2d
 
-from course_lib.check import checker, ddpm, grading
+from course_lib.check import checker, ddpm, grading, guidance
+from course_lib.denoisers import Denoiser, GaussianMixture
+from course_lib.guidance import ClassifierFreeGuidance
 from course_lib.paths import CosineVP, Linear, cosine_betas, linear_betas
-from course_lib.samplers import ddim, rk4
+from course_lib.samplers import ddim, euler, rk4
 
 PAGE = Path(__file__).resolve().parents[2] / "book" / "exercises.md"
 
@@ -63,8 +65,6 @@ def test_inverting_and_coming_back_err_less_with_more_steps():
 
 def test_the_flow_of_a_gaussian_keeps_each_particle_at_its_quantile():
     """Exercise marginal_velocity: x_t = (1-t) m + sqrt(Var x_t) z, with the same z all along."""
-    from course_lib import GaussianMixture
-
     mean, std = 1.2, 0.4
     one = torch.ones(1, 1, dtype=torch.float64)
     exact = GaussianMixture(mean * one, std**2 * one[None], one[0], Linear())
@@ -91,3 +91,51 @@ def test_rk4_is_simpsons_rule_where_the_velocity_does_not_depend_on_x():
         return t**4 - t**3 + t**2 - t
 
     torch.testing.assert_close(end[0, 0], primitive(s) - primitive(t))
+
+
+class TwoNormals(Denoiser):
+    """Label 0: data N(0, a). Label 1, which means none: data N(0, v)."""
+
+    def __init__(self, a, v, path):
+        super().__init__()
+        one = torch.ones(1, 1, dtype=torch.float64)
+        self.path, self.predicts = path, "data"
+        self.each = [GaussianMixture(0 * one, c * one[None], one[0], path) for c in (a, v)]
+
+    def predict(self, xt, t, cond=None):
+        with_label, without = (one.data(xt, t) for one in self.each)
+        return torch.where(cond[:, None] == 0, with_label, without)
+
+    def null_condition(self, cond):
+        return torch.ones_like(cond)
+
+
+def test_guidance_of_normal_data_is_narrower_than_the_tilted_density():
+    """Exercise guided_variance: 0.0625 and 0.4 for a = 1, v = 4, s = 3."""
+    guided = ClassifierFreeGuidance(TwoNormals(1.0, 4.0, Linear()), 3.0)
+    one_std = torch.ones(1, 1, dtype=torch.float64)  # the means are 0, and the flow is linear
+    ts = torch.linspace(1, 0, 201, dtype=torch.float64)
+    std = rk4(guided, one_std, ts, cond=torch.zeros(1, dtype=torch.int64)).item()
+    assert std**2 == pytest.approx(0.0625, abs=1e-6)
+    x = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+    density = (-3 * x**2 / 2 + 2 * x**2 / 8).exp()
+    assert (density * x**2).sum() / density.sum() == pytest.approx(0.4, abs=1e-6)
+
+
+@pytest.mark.parametrize(("gap", "guided", "tilted"), [(1.0, 1.7, 1.06), (2.0, 2.7, 2.0)])
+def test_guidance_leads_beyond_the_class_and_tilting_does_not(gap, guided, tilted):
+    """Exercise overshoot_experiment, scale 4, with the guidance and the mixture of the course."""
+    means = torch.tensor([[gap], [-gap]], dtype=torch.float64)
+    covs, weights = torch.full((2, 1, 1), 0.25).double(), torch.ones(2).double()
+    exact = GaussianMixture(means, covs, weights, Linear(), torch.tensor([0, 1]))
+    u = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+    noise = torch.special.ndtri(u)[:, None]
+    ts, label = torch.linspace(1, 0, 21, dtype=torch.float64), torch.zeros(2000, dtype=torch.int64)
+    samples = euler(ClassifierFreeGuidance(exact, 4.0), noise, ts, cond=label)
+    assert samples.mean().item() == pytest.approx(guided, abs=0.05)
+    right = guidance._mean(*guidance._classes(gap), 4)
+    assert samples.mean().item() == pytest.approx(right, abs=1e-9)
+    x = torch.linspace(-8, 8, 4001, dtype=torch.float64)[:, None]
+    label = torch.zeros(len(x), dtype=torch.int64)
+    density = (4 * exact.log_prob(x, cond=label) - 3 * exact.log_prob(x)).softmax(0)
+    assert (density @ x).item() == pytest.approx(tilted, abs=0.005)

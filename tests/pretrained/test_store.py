@@ -13,7 +13,7 @@ SPEC = {
     "class_path": "course_lib.nets.classifier.DigitClassifier",
     "init_args": {"image_size": 8, "width": 4},
 }
-FIELDS = {"file", "sha256", "model", "recipe", "commit", "seed", "steps", "metrics"}
+FIELDS = {"file", "sha256", "model", "images", "recipe", "commit", "seed", "steps", "metrics"}
 
 
 @pytest.fixture
@@ -81,9 +81,9 @@ def test_every_model_that_ships_loads_and_is_described(name):
 
 
 def test_classifiers_ship_and_are_good():
-    assert {"classifier_digits", "classifier_mnist"} <= set(pretrained.available())
+    assert {"digits-classifier", "mnist-classifier"} <= set(pretrained.available())
     accuracy = {
-        name: pretrained.pretrained_info(f"classifier_{name}")["metrics"]["test_accuracy"]
+        name: pretrained.pretrained_info(f"{name}-classifier")["metrics"]["test_accuracy"]
         for name in ("digits", "mnist")
     }
     assert accuracy["digits"] > 0.97
