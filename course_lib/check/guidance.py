@@ -70,6 +70,10 @@ drop_labels = Checker(
             _drop(when=lambda u, p: u >= p),
         ),
         Mistake(
+            "labels are dropped where u is above p, so with probability 1 - p. Drop them below.",
+            _drop(when=lambda u, p: u > p),
+        ),
+        Mistake(
             "label 0 is a class like any other. No label is the number after the last class.",
             _drop(lambda y, n: 0),
         ),
@@ -1066,6 +1070,10 @@ negative_prompt = Checker(
         Mistake(
             "the weights are 1 and -s. They must add up to 1.",
             lambda p, n, s: p - s * n,
+        ),
+        Mistake(
+            "the weight of the negative prompt is fixed. It must be 1 - scale.",
+            lambda p, n, s: s * p - 0.5 * n,
         ),
         Mistake(
             "this is the difference alone, with weights that add up to 0. Add it to the negative "
