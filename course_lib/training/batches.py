@@ -28,7 +28,8 @@ def step_seed(seed: int, step: int, stream: int = 0) -> int:
     Args:
         seed: seed of the run, at least 0.
         step: number of the optimizer step, from 0.
-        stream: one stream for each use (0: choice of the batch, r + 1: noise of process r).
+        stream: one stream for each use (0: choice of the batch, 1: times and noise, r + 1: what
+            process r draws on its own).
 
     Returns:
         A seed in [0, 2**32).
@@ -66,7 +67,15 @@ class Batches:
 
         Returns:
             (x0, cond); cond is None where there is none.
+
+        Raises:
+            ValueError: the batch cannot be shared out evenly.
         """
+        if self.batch_size % world_size:
+            raise ValueError(
+                f"batch_size must be divisible by the number of processes, {world_size}; "
+                f"got {self.batch_size}"
+            )
         generator = torch.Generator().manual_seed(step_seed(self.seed, step))
         if callable(self.data):
             x0, cond = _split(self.data(self.batch_size, generator=generator))

@@ -10,6 +10,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from course_lib.training.batches import Batches, step_seed
 from course_lib.training.checkpoints import checkpoint_path
+from course_lib.training.sharding import shard
+from course_lib.training.shares import SharedDraws
 
 __all__ = ["Engine", "ema_decay", "learning_rate_factor"]
 
@@ -34,14 +37,18 @@ def ema_decay(ema: float, updates: int) -> float:
     return min(ema, (1 + updates) / (10 + updates))
 
 
-def learning_rate_factor(step: int, steps: int, schedule: str) -> float:
+def learning_rate_factor(
+    step: int, steps: int, schedule: str, lr_step: int = 1, lr_gamma: float = 1.0
+) -> float:
     """Factor on the learning rate at `step` of `steps`.
 
-    "constant" is 1. "cosine" rises linearly over the first twentieth and then falls to 0 along half
-    a cosine (Loshchilov and Hutter, 2017).
+    "constant" is 1. "step" is `lr_gamma` to the power of `step // lr_step`. "cosine" rises linearly
+    over the first twentieth and then falls to 0 along half a cosine (Loshchilov and Hutter, 2017).
     """
     if schedule == "constant":
         return 1.0
+    if schedule == "step":
+        return lr_gamma ** (step // lr_step)
     warmup = max(1, steps // 20)
     if step < warmup:
         return (step + 1) / warmup
@@ -55,8 +62,8 @@ class Engine(LightningModule):
         model: the network or denoiser to train.
         batches: the data, by number of the step.
         objective: called as `objective(model, x0, cond, generator=generator)`; returns a scalar.
-        config: keyword options of `fit` that shape the result (steps, lr, ema, lr_schedule,
-            grad_clip); a checkpoint remembers them.
+        config: keyword options of `fit` that shape the result (steps, lr, ema, grad_clip,
+            lr_schedule, and lr_step and lr_gamma if it is "step"); a checkpoint remembers them.
         folder: folder for checkpoints, or None.
         save_every: number of steps from one checkpoint to the next.
     """
@@ -75,6 +82,14 @@ class Engine(LightningModule):
         self.folder, self.save_every, self.saved = folder, save_every, -1
         self.averaged = AveragedModel(model, multi_avg_fn=self._average).requires_grad_(False)
         self.losses: list[float] = []
+        self.interrupted = False
+        self.description = _describe(model)  # now, while it is whole
+
+    def configure_model(self) -> None:
+        """Split model and average over the processes, if the strategy is FSDP."""
+        if self.device_mesh is not None:
+            for module in (self.model, self.averaged.module):
+                shard(module, self.device_mesh["data_parallel"])
 
     def train_dataloader(self) -> Iterable[int]:
         """Endless and empty: the step draws its own batch."""
@@ -82,15 +97,19 @@ class Engine(LightningModule):
 
     def training_step(self, _: int) -> Tensor:
         """Loss of batch n with noise n, both functions of (seed, n) alone."""
-        step, rank = self.global_step, self.global_rank
-        x0, cond = self.batches.batch(step, rank, self.trainer.world_size)
-        seed = step_seed(self.batches.seed, step, 1 + rank)
-        _seed_global(seed, self.device)  # for dropout, which knows no generator
-        generator = torch.Generator(self.device).manual_seed(seed)
-        loss = self.objective(
-            self.model, x0.to(self.device), _to(cond, self.device), generator=generator
-        )
-        self._record(loss.item(), step)
+        step, seed = self.global_step, self.batches.seed
+        where = self.global_rank, self.trainer.world_size
+        x0, cond = self.batches.batch(step, *where)
+        own_seed = step_seed(seed, step, 1 + self.global_rank)
+        _seed_global(own_seed, self.device)  # for dropout, which knows no generator
+        generator = torch.Generator(self.device).manual_seed(step_seed(seed, step, 1))
+        own = torch.Generator(self.device).manual_seed(own_seed)
+        alone = self.trainer.world_size == 1
+        with nullcontext() if alone else SharedDraws(generator, own, len(x0), *where):
+            loss = self.objective(
+                self.model, x0.to(self.device), _to(cond, self.device), generator=generator
+            )
+        self._record(self._agree(loss), step)
         return loss
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
@@ -121,8 +140,9 @@ class Engine(LightningModule):
         steps, schedule = self.config["steps"], self.config["lr_schedule"]
         if schedule == "constant":
             return optimizer
+        decay = [self.config[key] for key in ("lr_step", "lr_gamma") if key in self.config]
         scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, steps, schedule)
+            optimizer, lambda step: learning_rate_factor(step, steps, schedule, *decay)
         )
         return {
             "optimizer": optimizer,
@@ -140,16 +160,23 @@ class Engine(LightningModule):
     def fingerprint(self) -> dict[str, Any]:
         """What decides the weights of step n: runs that differ in it cannot be joined."""
         config = {
-            "model": _describe(self.model),
-            "objective": getattr(self.objective, "__qualname__", type(self.objective).__name__),
+            "model": self.description,
+            "objective": getattr(self.objective, "__qualname__", _no_addresses(self.objective)),
             "data": self.batches.description,
             "batch_size": self.batches.batch_size,
             "seed": self.batches.seed,
             **self.config,
         }
-        if self.config["lr_schedule"] == "constant":
-            config.pop("steps")  # a constant rate does not look ahead: such a run can be prolonged
+        if self.config["lr_schedule"] != "cosine":
+            config.pop("steps")  # the others do not look ahead: such a run can be prolonged
         return config
+
+    def _agree(self, loss: Tensor) -> float:
+        """The mean loss of all processes; all stop after this step if one was interrupted."""
+        mine = torch.stack([loss.detach(), loss.new_tensor(float(self.interrupted))])
+        mean, interrupted = self.trainer.strategy.reduce(mine, reduce_op="mean").tolist()
+        self.trainer.should_stop |= interrupted > 0
+        return mean
 
     def _record(self, loss: float, step: int) -> None:
         if not math.isfinite(loss):
@@ -173,7 +200,12 @@ def _describe(model: nn.Module) -> str:
     shapes = [(name, tuple(p.shape)) for name, p in model.state_dict().items()]
     digest = hashlib.sha256(repr(shapes).encode()).hexdigest()[:8]
     parts = [type(model).__name__, getattr(model, "predicts", ""), getattr(model, "path", "")]
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(map(str, [*parts, digest])))
+    return _no_addresses(" ".join(map(str, [*parts, digest])))
+
+
+def _no_addresses(value: object) -> str:
+    """The string of a value, the same in every process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", str(value))
 
 
 def _to(cond: Any, device: torch.device) -> Any:

@@ -6,13 +6,14 @@ and at a loss that is not finite; and it leaves the global random state as it wa
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from course_lib.objectives import denoising_loss
 from course_lib.training.batches import Batches, Data
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["fit"]
 
 Model = TypeVar("Model", bound=nn.Module)
-SCHEDULES = ("constant", "cosine")
+Objective = Callable[..., Any]  # not Tensor: a recipe may name a class whose instances are called
+SCHEDULES = ("constant", "cosine", "step")
 OURS = ("max_steps", "max_epochs", "plugins", "logger", "accumulate_grad_batches")
 
 
@@ -34,7 +36,7 @@ def fit(
     denoiser: Model,
     data: Data,
     *,
-    objective: Callable[..., Tensor] = denoising_loss,
+    objective: Objective = denoising_loss,
     steps: int,
     batch_size: int = 256,
     lr: float = 1e-3,
@@ -44,7 +46,9 @@ def fit(
     logger: Any = None,
     checkpoint: str | Path | None = None,
     resume: Literal["auto", False] = "auto",
-    lr_schedule: Literal["constant", "cosine"] = "constant",
+    lr_schedule: Literal["constant", "cosine", "step"] = "constant",
+    lr_step: int = 1000,
+    lr_gamma: float = 0.1,
     grad_clip: float | None = 1.0,
     save_every: int = 500,
     trainer_options: dict[str, Any] | None = None,
@@ -70,16 +74,20 @@ def fit(
         checkpoint: folder for checkpoints; None keeps none.
         resume: "auto" goes on from the newest undamaged checkpoint of the folder, if there is one;
             False removes those that are there and starts anew.
-        lr_schedule: "constant", or "cosine" (linear warm-up over a twentieth of the steps, then
-            half a cosine down to 0).
+        lr_schedule: "constant"; "cosine" (linear warm-up over a twentieth of the steps, then half
+            a cosine down to 0); or "step".
+        lr_step: with the schedule "step", number of steps after which the rate falls, again and
+            again.
+        lr_gamma: with the schedule "step", the factor by which it falls.
         grad_clip: largest norm of the gradient; None for no clipping.
         save_every: number of steps from one checkpoint to the next; the last two are kept.
         trainer_options: more options of `lightning.Trainer`, such as
-            `{"precision": "bf16-mixed", "devices": 2, "strategy": "ddp"}`.
+            `{"precision": "bf16-mixed", "devices": 2, "strategy": "ddp"}`. The strategy "fsdp"
+            splits the weights over the processes; `denoiser` then stays split.
 
     Returns:
-        The averaged model, in evaluation mode. Its attribute `losses` holds the loss of each step,
-        float32 of shape (steps,).
+        The averaged model, whole and in evaluation mode. Its attribute `losses` holds the loss of
+        each step, float32 of shape (steps,).
 
     Raises:
         TypeError: data is none of the three forms.
@@ -93,17 +101,23 @@ def fit(
         UserWarning: stopped by Ctrl-C, at which step, and how to go on; or a damaged checkpoint was
             passed over.
     """
-    config: dict[str, Any] = {"steps": steps, "lr": lr, "ema": ema}
-    config |= {"lr_schedule": lr_schedule, "grad_clip": grad_clip}
-    others = {"batch_size": batch_size, "save_every": save_every, "resume": resume}
-    _check(denoiser, {**config, **others, "trainer_options": trainer_options or {}})
+    given = dict(locals())
+    _check(denoiser, given)
     folder = None if checkpoint is None else Path(checkpoint)
     with undisturbed(denoiser):
         batches = Batches(data, batch_size, seed)
-        engine = _engine(denoiser, batches, objective, config, folder, save_every)
-        trainer = _trainer(steps, progress, _logger(logger, folder), folder, trainer_options)
+        engine = _engine(denoiser, batches, objective, _config(given), folder, save_every)
+        trainer, whole = _trainer(denoiser, steps, progress, logger, folder, trainer_options)
         _run(trainer, engine, _start(engine, folder, resume, steps), folder)
-    return _averaged(engine, denoiser)
+    return _averaged(engine, denoiser, whole)
+
+
+def _config(given: dict[str, Any]) -> dict[str, Any]:
+    """The options that shape the result."""
+    names = ["steps", "lr", "ema", "lr_schedule", "grad_clip"]
+    if given["lr_schedule"] == "step":
+        names += ["lr_step", "lr_gamma"]
+    return {name: given[name] for name in names}
 
 
 def _engine(*arguments: Any) -> Engine:
@@ -113,8 +127,16 @@ def _engine(*arguments: Any) -> Engine:
     return Engine(*arguments)
 
 
+def _trainer(denoiser: Model, *arguments: Any) -> tuple[Trainer, Model | None]:
+    """The Trainer, and a copy of the model if its weights are about to be split."""
+    from course_lib.training.trainer import build_trainer, splits_weights
+
+    trainer = build_trainer(*arguments)
+    return trainer, copy.deepcopy(denoiser) if splits_weights(trainer) else None
+
+
 def _check(model: nn.Module, values: dict[str, Any]) -> None:
-    clip, options = values["grad_clip"], sorted(values["trainer_options"])
+    clip, options = values["grad_clip"], values["trainer_options"] or {}
     rules = {
         "steps": ("at least 1", values["steps"] >= 1),
         "batch_size": ("at least 1", values["batch_size"] >= 1),
@@ -124,6 +146,8 @@ def _check(model: nn.Module, values: dict[str, Any]) -> None:
         "grad_clip": ("positive or None", clip is None or clip > 0),
         "resume": ('"auto" or False', values["resume"] in ("auto", False)),
         "lr_schedule": (f"one of {SCHEDULES}", values["lr_schedule"] in SCHEDULES),
+        "lr_step": ("at least 1", values["lr_step"] >= 1),
+        "lr_gamma": ("positive", values["lr_gamma"] > 0),
         "trainer_options": (f"without {', '.join(OURS)}", not {*OURS} & {*options}),
     }
     for name, (allowed, ok) in rules.items():
@@ -155,53 +179,9 @@ def _start(engine: Engine, folder: Path | None, resume: Any, steps: int) -> Path
     if other:
         raise ValueError(
             f"checkpoint {path} is of another run: {'; '.join(other)}. "
-            "Give another folder, or resume=False to start anew"
+            "Give another folder, or resume=False (--resume false) to start anew"
         )
     return path
-
-
-def _trainer(
-    steps: int, progress: bool, logger: Any, folder: Path | None, options: dict[str, Any] | None
-) -> Trainer:
-    from lightning.pytorch import Trainer
-    from lightning.pytorch.callbacks import TQDMProgressBar
-
-    from course_lib.training.checkpoints import AtomicCheckpointIO
-
-    options = dict(options or {})
-    bars = [TQDMProgressBar(refresh_rate=10)] if progress else []
-    defaults: dict[str, Any] = {
-        # Not "auto": Apple's GPU lacks float64, which the exact checks of the course need.
-        "accelerator": "cuda" if torch.cuda.is_available() else "cpu",
-        "devices": 1,
-        "log_every_n_steps": 10,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": progress,
-        "default_root_dir": folder,
-    }
-    return Trainer(
-        max_steps=steps, max_epochs=-1, logger=logger,
-        callbacks=[*bars, *options.pop("callbacks", [])],
-        plugins=[AtomicCheckpointIO()], **defaults | options,
-    )  # fmt: skip
-
-
-def _logger(logger: Any, folder: Path | None) -> Any:
-    from lightning.pytorch import loggers
-
-    if not isinstance(logger, str):
-        return logger or False
-    save_dir = str(folder or "runs")
-    if logger == "csv":
-        return loggers.CSVLogger(save_dir, name="csv")
-    if logger == "tensorboard":
-        return loggers.TensorBoardLogger(save_dir, name="tensorboard")
-    if logger == "wandb":
-        return loggers.WandbLogger(save_dir=save_dir)
-    raise ValueError(
-        f'logger must be None, "csv", "tensorboard", "wandb" or a Lightning logger; got {logger!r}'
-    )
 
 
 def _stopped(trainer: Trainer, folder: Path | None) -> str:
@@ -215,14 +195,20 @@ def _stopped(trainer: Trainer, folder: Path | None) -> str:
 
 def _run(trainer: Trainer, engine: Engine, start: Path | None, folder: Path | None) -> None:
     """Train; say so if Ctrl-C ended it early."""
-    with stop_at_interrupt(trainer):
+    with stop_at_interrupt(engine):
         trainer.fit(engine, ckpt_path=start)
     if trainer.should_stop and trainer.global_step < trainer.max_steps:
         warnings.warn(_stopped(trainer, folder), stacklevel=3)
 
 
-def _averaged(engine: Engine, denoiser: Model) -> Model:
+def _averaged(engine: Engine, denoiser: Model, whole: Model | None) -> Model:
+    """The averaged model; if it was split over processes, as a copy that is not."""
     averaged: Any = engine.averaged.module
+    if whole is not None:
+        from course_lib.training.sharding import gathered
+
+        whole.load_state_dict(gathered(averaged))
+        averaged = whole
     averaged.to(next(denoiser.parameters()).device)
     for mine, live in zip(averaged.parameters(), denoiser.parameters(), strict=True):
         mine.requires_grad_(live.requires_grad)

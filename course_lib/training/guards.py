@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
+    from course_lib.training.engine import Engine
 
 __all__ = ["stop_at_interrupt", "undisturbed"]
 
@@ -32,6 +32,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         stack.enter_context(warnings.catch_warnings())
         # Hints on data loaders, which are not used here.
         warnings.filterwarnings("ignore", module="lightning.*")
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
         stack.callback(chatter.setLevel, level)
         stack.callback(lambda: model.to(device).train(training))
         chatter.setLevel(logging.ERROR)
@@ -40,15 +41,18 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def stop_at_interrupt(trainer: Trainer) -> Iterator[None]:
-    """Let the first Ctrl-C end the training after the step it is in; a second one is not caught."""
+def stop_at_interrupt(engine: Engine) -> Iterator[None]:
+    """Let the first Ctrl-C end the training after the step it is in; a second one is not caught.
+
+    The engine tells the other processes, so that all of them stop after the same step.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.getsignal(signal.SIGINT)
 
     def stop(*_: Any) -> None:
-        trainer.should_stop = True
+        engine.interrupted = True
         signal.signal(signal.SIGINT, before)
 
     signal.signal(signal.SIGINT, stop)

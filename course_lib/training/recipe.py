@@ -6,21 +6,39 @@ and every field can be overridden on the command line.
 
 from __future__ import annotations
 
+from argparse import SUPPRESS
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
+from course_lib.denoisers import Denoiser
 from course_lib.training.fit import fit
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-__all__ = ["build_model", "recipe_data", "recipe_parser", "recipe_path", "recipes", "train"]
+__all__ = [
+    "CLASSES",
+    "NATIVE",
+    "build_model",
+    "build_objective",
+    "image_shape",
+    "images_of",
+    "recipe_data",
+    "recipe_parser",
+    "recipe_path",
+    "recipes",
+    "resized",
+    "train",
+]
 
-DATA = ("digits", "mnist")
+NATIVE = {"digits": 8, "mnist": 28}
+CLASSES = 10
 
 
 def recipes() -> list[str]:
@@ -48,20 +66,34 @@ def recipe_path(recipe: str) -> Path:
     return path
 
 
-def recipe_parser(recipe: Path | None = None) -> ArgumentParser:
-    """Parser of the fields of a recipe: model, data, labels, and `fit.*` from `fit` itself.
+def recipe_parser(
+    recipe: Path | None = None,
+    add_flags: Callable[[ArgumentParser], None] = lambda _: None,
+    **options: Any,
+) -> ArgumentParser:
+    """Parser of the fields of a recipe: model, data and its form, and `fit.*` from `fit` itself.
 
     Args:
         recipe: file whose values are the defaults.
+        add_flags: adds more; they come before `fit.*` in the help.
+        options: for the parser, such as its description.
     """
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(
-        exit_on_error=False, default_config_files=[str(recipe)] if recipe else []
+    options["default_config_files"] = [str(recipe)] if recipe else []
+    parser = ArgumentParser(exit_on_error=False, **options)
+    # The type's help would list every module of PyTorch.
+    parser.add_argument("--model", type=nn.Module, required=True, help=SUPPRESS)
+    add = parser.add_argument_group("data and samples").add_argument
+    add("--data", choices=tuple(NATIVE), default="digits", help="data set")
+    add(
+        "--image-size", type=int | None, help="side of the images; that of the data set if left out"
     )
-    parser.add_argument("--model", type=nn.Module, required=True, help="what to train")
-    parser.add_argument("--data", choices=DATA, default="digits", help="data set")
-    parser.add_argument("--labels", type=bool, default=False, help="give the labels as cond")
+    add("--channels", type=int, default=1, help="1, or 3 for grey images in three equal channels")
+    add("--labels", type=bool, default=False, help="give the labels as condition")
+    add("--sample-every", type=int, default=0, help="steps between sample images; 0: none")
+    add("--scale", type=float, default=1.0, help="guidance scale of samples, with labels")
+    add_flags(parser)
     parser.add_function_arguments(fit, "fit", skip={"denoiser", "data"})
     return parser
 
@@ -79,31 +111,95 @@ def build_model(spec: dict[str, Any], seed: int = 0) -> nn.Module:
     Raises:
         ValueError: a class is not found or does not take these arguments.
     """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _built("model", nn.Module, spec)
+
+
+def build_objective(spec: Any) -> Callable[..., Tensor]:
+    """Build an objective from its description.
+
+    Args:
+        spec: a function; or a dictionary with `class_path` and `init_args`, of a class whose
+            instances are called.
+
+    Raises:
+        ValueError: a class is not found or does not take these arguments.
+    """
+    return _built("objective", Callable[..., Any], spec)
+
+
+def _built(name: str, kind: Any, spec: Any) -> Any:
     from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--model", type=nn.Module, required=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            return parser.instantiate(parser.parse_object({"model": spec})).model
-        except ArgumentError as error:
-            raise ValueError(f"cannot build model {spec}: {error}") from error
+    parser.add_argument(f"--{name}", type=kind, required=True)
+    try:
+        return parser.instantiate(parser.parse_object({name: spec}))[name]
+    except ArgumentError as error:
+        raise ValueError(f"cannot build {name} {spec}: {error}") from error
 
 
-def recipe_data(name: str, split: str) -> tuple[Tensor, Tensor]:
+def image_shape(name: str, image_size: int | None = None, channels: int = 1) -> tuple[int, ...]:
+    """Shape (C, H, W) of the images of a data set.
+
+    Args:
+        name: "digits" or "mnist".
+        image_size: side of the images in pixels; that of the data set if left out.
+        channels: 1 or 3.
+
+    Raises:
+        ValueError: an argument is none of these.
+    """
+    size = NATIVE.get(name) if image_size is None else image_size
+    if size is None:
+        raise ValueError(f"data must be one of {', '.join(NATIVE)}; got {name!r}")
+    if size < 1:
+        raise ValueError(f"image_size must be at least 1; got {size}")
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 or 3; got {channels}")
+    return channels, size, size
+
+
+def recipe_data(
+    name: str, split: str, image_size: int | None = None, channels: int = 1
+) -> tuple[Tensor, Tensor]:
     """Images and labels of a data set.
+
+    MNIST, 28x28, becomes 32x32 by a frame of two pixels of background. Other sizes are made of
+    that by interpolation, antialiased; those of the digits, of their 8x8 pixels.
 
     Args:
         name: "digits" or "mnist".
         split: "train" or "test".
+        image_size: side of the images in pixels; that of the data set if left out.
+        channels: 1, or 3 for the grey images in three equal channels.
 
     Returns:
-        Images of shape (N, 1, H, W) and labels of shape (N,).
+        Images of shape (N, C, H, W) in [-1, 1] and labels of shape (N,).
+
+    Raises:
+        ValueError: an argument is none of these.
     """
     from course_lib import data
 
-    return getattr(data, name)(split)
+    channels, size, _ = image_shape(name, image_size, channels)
+    framed = {"size": 32} if name == "mnist" and size != NATIVE[name] else {}
+    images, labels = getattr(data, name)(split, **framed)
+    if images.shape[-1] != size:
+        images = resized(images, size)
+    return images.expand(-1, channels, -1, -1), labels
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Images (N, C, H, W) at another size, (N, C, size, size), antialiased."""
+    return interpolate(images, (size, size), mode="bilinear", antialias=True)
+
+
+def images_of(recipe: Namespace | dict[str, Any]) -> dict[str, Any]:
+    """The fields of a recipe that say what its images are: data, image_size, channels, labels."""
+    defaults = {"data": "digits", "image_size": None, "channels": 1, "labels": False}
+    return {name: recipe.get(name, default) for name, default in defaults.items()}
 
 
 def train(config: Namespace, **overrides: Any) -> nn.Module:
@@ -115,8 +211,35 @@ def train(config: Namespace, **overrides: Any) -> nn.Module:
 
     Returns:
         The averaged model.
+
+    Raises:
+        ValueError: `fit` refuses an option, or sample images are asked of a model that draws none.
     """
     options = {**config.fit.as_dict(), **overrides}
+    options["objective"] = build_objective(options["objective"])
     model = build_model(config.model.as_dict(), options["seed"])
-    images, labels = recipe_data(config.data, "train")
+    images, labels = recipe_data(config.data, "train", config.image_size, config.channels)
+    trainer = dict(options["trainer_options"] or {})
+    trainer["callbacks"] = [*trainer.get("callbacks", []), *_callbacks(config, model, options)]
+    options["trainer_options"] = trainer
     return fit(model, (images, labels if config.labels else None), **options)
+
+
+def _callbacks(config: Namespace, model: nn.Module, options: dict[str, Any]) -> list[Any]:
+    """What a run from a recipe does beside training: it notes the recipe, and shows samples."""
+    from course_lib.training.checkpoint_io import NoteRecipe
+    from course_lib.training.previews import SampleImages
+
+    images = images_of(config)
+    found: list[Any] = [NoteRecipe({"model": config.model.as_dict(), "images": images})]
+    if config.sample_every:
+        if not isinstance(model, Denoiser):
+            raise ValueError(
+                f"sample_every must be 0 for a {type(model).__name__}, which draws no images; "
+                f"got {config.sample_every}"
+            )
+        folder = Path(options["checkpoint"] or "runs")
+        classes = CLASSES if config.labels else None
+        shape = image_shape(config.data, config.image_size, config.channels)
+        found.append(SampleImages(config.sample_every, shape, classes, config.scale, folder))
+    return found

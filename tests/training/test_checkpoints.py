@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from course_lib.training.atomic import write_atomic
+from course_lib.training.checkpoint_io import AtomicCheckpointIO, NoteRecipe
 from course_lib.training.checkpoints import (
-    AtomicCheckpointIO,
+    averaged_weights,
     checkpoint_path,
     clear,
     is_valid,
@@ -62,6 +63,24 @@ def test_remove_and_clear(tmp_path):
     assert newest(tmp_path) == checkpoint_path(tmp_path, 2)
     clear(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_recipe_and_averaged_weights_are_read_back(tmp_path):
+    recipe = {"model": {"class_path": "a.B"}}
+    stored = {"state_dict": {"averaged.module.w": torch.ones(2), "model.w": torch.zeros(2)}}
+    NoteRecipe(recipe).on_save_checkpoint(None, None, stored)
+    path = checkpoint_path(tmp_path, 3)
+    AtomicCheckpointIO().save_checkpoint(stored, path)
+    weights, found = averaged_weights(path)
+    assert found == recipe
+    assert list(weights) == ["w"]
+    assert torch.equal(weights["w"], torch.ones(2))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"step-000000003\.ckpt is damaged or incomplete"):
+        averaged_weights(path)
+    save(tmp_path, 4)
+    with pytest.raises(ValueError, match="does not say how its model is built"):
+        averaged_weights(checkpoint_path(tmp_path, 4))
 
 
 def test_nothing_but_tensors_is_unpickled(tmp_path):

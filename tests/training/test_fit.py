@@ -152,6 +152,19 @@ def test_wandb_and_own_loggers(tmp_path, monkeypatch):
     assert (tmp_path / "own" / "version_0" / "metrics.csv").is_file()
 
 
+@pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
+def test_missing_logger_says_what_to_install(logger, monkeypatch):
+    from lightning.pytorch import loggers
+
+    def missing(*_, **__):
+        raise ModuleNotFoundError("No module named ...")
+
+    name = {"tensorboard": "TensorBoardLogger", "wandb": "WandbLogger"}[logger]
+    monkeypatch.setattr(loggers, name, missing)
+    with pytest.raises(ValueError, match=f"'{logger}' needs a package .*: pip install {logger}$"):
+        run(steps=1, logger=logger)
+
+
 def test_trainer_options_reach_lightning():
     from lightning.pytorch import Callback
 
@@ -185,8 +198,11 @@ def test_runs_outside_the_main_thread():
         ({"ema": 1.0}, r"ema must be in \[0, 1\); got 1.0"),
         ({"grad_clip": -1}, "grad_clip must be positive or None; got -1"),
         ({"resume": "yes"}, "resume must be .*got 'yes'"),
-        ({"lr_schedule": "step"}, "lr_schedule must be one of .*cosine.*got 'step'"),
+        ({"lr_schedule": "steps"}, "lr_schedule must be one of .*cosine.*got 'steps'"),
+        ({"lr_schedule": "step", "lr_step": 0}, "lr_step must be at least 1; got 0"),
+        ({"lr_schedule": "step", "lr_gamma": 0.0}, "lr_gamma must be positive; got 0.0"),
         ({"trainer_options": {"max_steps": 3}}, "trainer_options must be without max_steps"),
+        ({"trainer_options": {"devices": 0}}, r"trainer_options: .*devices=0"),
         ({"logger": "paper"}, "logger must be .*got 'paper'"),
         ({"x0": torch.zeros(0, 2)}, "at least one example"),
     ],
@@ -209,6 +225,26 @@ def test_learning_rate_schedules():
     assert factors[5 + 19] == pytest.approx(0.5 * (1 + np.cos(np.pi * 19 / 95)))
     assert factors[-1] == pytest.approx(0.0)
     assert all(a >= b for a, b in pairwise(factors[5:]))
+
+
+def test_the_rate_falls_in_steps():
+    """As torch's own StepLR."""
+    adam = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=1.0)
+    reference = torch.optim.lr_scheduler.StepLR(adam, step_size=4, gamma=0.3)
+    for n in range(10):
+        factor = engine.learning_rate_factor(n, 10, "step", 4, 0.3)
+        assert factor == pytest.approx(reference.get_last_lr()[0])
+        adam.step()
+        reference.step()
+
+
+def test_step_schedule_reaches_the_optimizer():
+    """A rate that is nothing after 5 steps leaves the weights of step 5; before, it is constant."""
+    short, long = denoiser(), denoiser()
+    run(short, steps=5)
+    run(long, steps=9, lr_schedule="step", lr_step=5, lr_gamma=1e-12)
+    for mine, other in zip(long.parameters(), short.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-8)
 
 
 def test_ema_decay_grows_up_to_its_value():

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from training_toy import STEPS, Net, data, denoiser, objective_that, run
 
 from course_lib.denoisers import NetDenoiser
-from course_lib.objectives import denoising_loss
+from course_lib.objectives import denoising_loss, snr_weight
 from course_lib.paths import VP, Linear
 from course_lib.training.checkpoints import checkpoint_path, newest
 
@@ -50,16 +51,17 @@ def test_killed_at_a_random_step_and_resumed_is_bit_identical(whole, tmp_path):
     assert newest(tmp_path) == checkpoint_path(tmp_path, STEPS)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "step"])
 def test_interrupted_stops_cleanly_and_goes_on(schedule, tmp_path):
     before = signal.getsignal(signal.SIGINT)
     interrupt = objective_that(lambda: signal.raise_signal(signal.SIGINT), 12)
+    options = {"lr_schedule": schedule, "lr_step": 7}
     with pytest.warns(UserWarning, match="interrupted after step 12 of 30; the same call goes on"):
-        part = run(checkpoint=tmp_path, objective=interrupt, lr_schedule=schedule)
+        part = run(checkpoint=tmp_path, objective=interrupt, **options)
     assert signal.getsignal(signal.SIGINT) is before
     assert part.losses.shape == (12,)
     assert newest(tmp_path) == checkpoint_path(tmp_path, 12)
-    assert_same(resume(tmp_path, lr_schedule=schedule)[0], run(lr_schedule=schedule))
+    assert_same(resume(tmp_path, **options)[0], run(**options))
 
 
 def test_interrupted_without_a_folder_returns_the_average_so_far():
@@ -112,10 +114,15 @@ def test_resume_false_starts_anew(whole, tmp_path):
         ({"batch_size": 8}, "batch_size is 8 here and 16 there"),
         ({"lr": 1e-4}, "lr is 0.0001 here and 0.001 there"),
         ({"lr_schedule": "cosine"}, "lr_schedule is 'cosine' here and 'constant' there"),
+        ({"lr_schedule": "step"}, "lr_step is 1000 here and None there"),
         ({"steps": 5}, "steps is 5 here and 10 are done there"),
         ({"x0": data()[:32]}, r"data is '\(32, 2\) \w+' here and '\(64, 2\) \w+' there"),
         ({"x0": 2 * data()}, r"data is '\(64, 2\) \w+' here and"),
         ({"objective": lambda *a, **k: denoising_loss(*a, **k)}, "objective is .*lambda"),
+        (
+            {"objective": partial(denoising_loss, weight=snr_weight)},
+            "objective is 'functools.partial.*<function snr_weight>",
+        ),
         ({"model": torch.nn.Linear(2, 2)}, "model is 'Linear .*NetDenoiser velocity Linear"),
         ({"model": NetDenoiser(Net(), Linear(), "v")}, "model is 'NetDenoiser v Linear"),
         ({"model": NetDenoiser(Net(), VP(), "velocity")}, "model is 'NetDenoiser velocity VP"),

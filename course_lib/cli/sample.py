@@ -1,0 +1,129 @@
+"""`course-lib sample`: images from a trained model, as PNG files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from course_lib.cli.drawing import draw_images
+from course_lib.cli.models import find_denoiser
+from course_lib.cli.parsing import new_parser
+from course_lib.samplers import SOLVERS
+from course_lib.training.recipe import CLASSES, image_shape
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+__all__ = ["add_sampling", "parser", "run", "write_images"]
+
+DESCRIPTION = """Draw images with a trained model: a grid, or single files.
+
+  course-lib sample --checkpoint digits-ddpm --output digits.png
+  course-lib sample --checkpoint mnist-ddpm-cfg --label 4 --num-samples 16 --scale 2 \\
+      --solver dpm_solver_pp_2m --steps 20 --output four.png
+  course-lib sample --checkpoint mnist-ddpm-cfg --label 0 1 2 --individual --output a/b.png"""
+
+SIDE = 64  # pixels of an image in the grid, at least
+
+
+def parser(arguments: Sequence[str]) -> ArgumentParser:
+    """Which model, which images, and where to."""
+    new = new_parser(DESCRIPTION, usage="course-lib sample --checkpoint PATH_OR_NAME [options]")
+    add_sampling(new, samples=16)
+    new.add_argument(
+        "--label", type=int, nargs="+", help="class, or several in turn; only a model with classes"
+    )
+    new.add_argument("--negative-label", type=int, help="class to lead away from, with --label")
+    new.add_argument("--output", type=Path, default=Path("samples.png"), help="file to write")
+    new.add_argument(
+        "--individual", action="store_true", help="one file for each image: NAME-000.png, ..."
+    )
+    return new
+
+
+def add_sampling(parser: ArgumentParser, samples: int) -> None:
+    """Add the options that `sample` and `evaluate` share."""
+    add = parser.add_argument
+    add("--checkpoint", required=True, metavar="PATH_OR_NAME",
+        help="a pretrained model, a folder of a training run, or a .safetensors file")  # fmt: skip
+    add("--num-samples", type=int, default=samples, help="number of images")
+    add(
+        "--scale", type=float, default=1.0, help="guidance scale: 1 none, more is more of the class"
+    )
+    add("--solver", choices=tuple(SOLVERS), default="dpm_solver_pp_2m", help="solver")
+    add("--steps", type=int, default=20, help="steps of the solver")
+    add("--seed", type=int, default=0, help="decides the noise")
+
+
+def run(config: Namespace) -> int:
+    """Draw and write.
+
+    Raises:
+        ValueError: the checkpoint is none, or the options do not fit it.
+    """
+    if config.output.suffix != ".png":
+        raise ValueError(f"--output must end with .png; got {config.output}")
+    model, images = find_denoiser(config.checkpoint)
+    labels = _labels(config, images)
+    shape = image_shape(images["data"], images["image_size"], images["channels"])
+    drawn = draw_images(
+        model, shape, config.num_samples, labels=labels, negative=config.negative_label,
+        scale=config.scale, solver=config.solver, steps=config.steps, seed=config.seed,
+        progress=True,
+    )  # fmt: skip
+    print(write_images(drawn, config.output, config.individual))
+    return 0
+
+
+def _labels(config: Namespace, images: dict[str, Any]) -> Tensor | None:
+    """The label of each sample, or None."""
+    if config.label is None:
+        if config.scale != 1 or config.negative_label is not None:
+            raise ValueError("--scale and --negative-label need a --label to lead to")
+        return None
+    if not images["labels"]:
+        raise ValueError(
+            f"--label needs a conditional model; {config.checkpoint} was trained without labels"
+        )
+    for label in (*config.label, config.negative_label or 0):
+        if not 0 <= label < CLASSES:
+            raise ValueError(f"--label must be 0 to {CLASSES - 1}; got {label}")
+    return torch.tensor(config.label)[torch.arange(config.num_samples) % len(config.label)]
+
+
+def write_images(images: Tensor, output: Path, individual: bool = False) -> str:
+    """Write PNG files.
+
+    Args:
+        images: shape (N, C, H, W) in [-1, 1].
+        output: file of the grid; single images are numbered, and in their own size.
+        individual: write single images.
+
+    Returns:
+        What was written, in words.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    from PIL import Image
+
+    from course_lib.plotting.images import tile
+    from course_lib.plotting.render import encoded
+    from course_lib.training.atomic import write_atomic
+
+    if individual:
+        for i, image in enumerate(images):
+            path = output.with_stem(f"{output.stem}-{i:03d}")
+            picture = Image.fromarray(tile(image[None], 1, gap=0)).convert("RGB")
+            write_atomic(path, encoded(picture if len(image) == 3 else picture.convert("L")))
+        return f"{output.with_stem(output.stem + '-000')} and the next: {len(images)} images"
+    zoom = -(-SIDE // images.shape[-1])
+    columns = math.ceil(math.sqrt(len(images)))
+    large = images.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
+    write_atomic(output, encoded(Image.fromarray(tile(large, columns, gap=4))))
+    return f"{output}: {len(images)} images"
