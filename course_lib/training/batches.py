@@ -28,8 +28,8 @@ def step_seed(seed: int, step: int, stream: int = 0) -> int:
     Args:
         seed: seed of the run, at least 0.
         step: number of the optimizer step, from 0.
-        stream: one stream for each use (0: choice of the batch, 1: times and noise, r + 1: what
-            process r draws on its own).
+        stream: one stream for each use (0: choice of the batch, 1: times and noise, 1 + r: dropout
+            of process r, 1 + processes + r: what else it draws on its own).
 
     Returns:
         A seed in [0, 2**32).

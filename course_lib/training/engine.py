@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -97,15 +97,12 @@ class Engine(LightningModule):
 
     def training_step(self, _: int) -> Tensor:
         """Loss of batch n with noise n, both functions of (seed, n) alone."""
-        step, seed = self.global_step, self.batches.seed
-        where = self.global_rank, self.trainer.world_size
-        x0, cond = self.batches.batch(step, *where)
-        own_seed = step_seed(seed, step, 1 + self.global_rank)
-        _seed_global(own_seed, self.device)  # for dropout, which knows no generator
-        generator = torch.Generator(self.device).manual_seed(step_seed(seed, step, 1))
-        own = torch.Generator(self.device).manual_seed(own_seed)
-        alone = self.trainer.world_size == 1
-        with nullcontext() if alone else SharedDraws(generator, own, len(x0), *where):
+        step, rank = self.global_step, self.global_rank
+        x0, cond = self.batches.batch(step, rank, self.trainer.world_size)
+        # For dropout, which knows no generator.
+        _seed_global(step_seed(self.batches.seed, step, 1 + rank), self.device)
+        generator = self._generator(1)
+        with self._shared(generator, len(x0)):
             loss = self.objective(
                 self.model, x0.to(self.device), _to(cond, self.device), generator=generator
             )
@@ -170,6 +167,18 @@ class Engine(LightningModule):
         if self.config["lr_schedule"] != "cosine":
             config.pop("steps")  # the others do not look ahead: such a run can be prolonged
         return config
+
+    def _generator(self, stream: int) -> torch.Generator:
+        seed = step_seed(self.batches.seed, self.global_step, stream)
+        return torch.Generator(self.device).manual_seed(seed)
+
+    def _shared(self, generator: torch.Generator, rows: int) -> AbstractContextManager[Any]:
+        """Where several processes draw from the generator what one would draw alone."""
+        rank, world_size = self.global_rank, self.trainer.world_size
+        if world_size == 1:
+            return nullcontext()
+        own = self._generator(1 + world_size + rank)
+        return SharedDraws(generator, own, rows, rank, world_size)
 
     def _agree(self, loss: Tensor) -> float:
         """The mean loss of all processes; all stop after this step if one was interrupted."""
