@@ -77,7 +77,8 @@ def run(config: Namespace) -> int:
     }
     save_pretrained(model, name, info, output)
     # Measured with the weights as they were stored, in half precision.
-    metrics = measure(load_pretrained(name, output), **images, scale=config.scale)
+    how = {"scale": config.scale, "solver": config.solver, "steps": config.solver_steps}
+    metrics = measure(load_pretrained(name, output), **images, **how)
     info["metrics"] = {key: value for key, value in metrics.items() if key != "seconds"}
     path = save_pretrained(model, name, info, output)
     print(f"{path}: {info['metrics']}")

@@ -98,8 +98,8 @@ def attention_maps(net: nn.Module, *inputs: Any) -> list[Tensor]:
         inputs: What the net is called with: x, t, cond.
 
     Returns:
-        One tensor (B, heads, N, M) for each layer, in order of use: N positions of the image, row
-        by row; M tokens, the first of which is the learned one that is always kept.
+        For each layer in order of use a tensor of shape (B, heads, N, M), with N positions of the
+        image, row by row, and M tokens, of which the first is the learned one that is always kept.
 
     Raises:
         ValueError: If the net has no cross-attention.

@@ -84,8 +84,8 @@ class UNet(ConditionedNet):
         num_classes: Number of classes, if `cond` is to be labels.
         context_dim: Width of the text's tokens, if `cond` is to be a text.
         conditioning: How labels enter: "adaln", "concat" or "cross_attention".
-        patch: Side of the squares of pixels that count as one, with `patch`^2 as many channels;
-            divides H and W. Few large convolutions cost less than many small ones.
+        patch: Side of the squares of pixels that count as one, with the
+            channels of all; divides H and W. Few large convolutions cost less than many small ones.
 
     Raises:
         ValueError: If `multipliers` is empty, `heads` does not divide the channels of the lowest

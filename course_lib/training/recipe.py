@@ -93,6 +93,8 @@ def recipe_parser(
     add("--labels", type=bool, default=False, help="give the labels as condition")
     add("--sample-every", type=int, default=0, help="steps between sample images; 0: none")
     add("--scale", type=float, default=1.0, help="guidance scale of samples, with labels")
+    add("--solver", type=str, default="dpm_solver_pp_2m", help="solver for the last measurement")
+    add("--solver-steps", type=int, default=20, help="its number of steps")
     add_flags(parser)
     parser.add_function_arguments(fit, "fit", skip={"denoiser", "data"})
     return parser
