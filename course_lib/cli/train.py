@@ -26,7 +26,7 @@ how good they are. The same command again goes on where a killed run stopped.
   course-lib train ddpm_mnist --devices 2 --strategy ddp --precision bf16-mixed --logger tensorboard
 
 Every field of a recipe can be set by its full path, also those that have no flag:
-  course-lib train ddpm_digits --fit.ema 0.99 --model.init_args.net.init_args.depth 6"""
+  course-lib train ddpm_digits --fit.ema 0.99 --model.init_args.net.init_args.heads 8"""
 
 
 def parser(arguments: Sequence[str]) -> ArgumentParser:
