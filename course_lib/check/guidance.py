@@ -1072,6 +1072,10 @@ negative_prompt = Checker(
             lambda p, n, s: p - s * n,
         ),
         Mistake(
+            "the weights are 1 and -0.5 whatever the scale. They must follow it, and add up to 1.",
+            lambda p, n, s: p - 0.5 * n,
+        ),
+        Mistake(
             "the weight of the negative prompt is fixed. It must be 1 - scale.",
             lambda p, n, s: s * p - 0.5 * n,
         ),
