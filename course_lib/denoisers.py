@@ -19,7 +19,8 @@ __all__ = ["Denoiser", "GaussianMixture", "NetDenoiser", "Posterior"]
 class Denoiser(nn.Module):
     """A model of what was lost between ``x_0`` and ``x_t``.
 
-    A subclass sets ``path`` and ``predicts``, and implements :meth:`predict`. Every face takes
+    A subclass sets ``path`` and ``predicts``, and implements :meth:`predict`. The faces must agree,
+    for a solver asks whichever is cheapest: change ``predict``, not one face. Every face takes
     x_t of shape (B, ...), times ``t`` in [0, 1] of shape (B,) and an optional condition, and
     returns the shape of x_t. Every face raises ValueError for wrong shapes, for times outside
     [0, 1], and where the quantity is singular (see :meth:`course_lib.paths.Path.convert`).

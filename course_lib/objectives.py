@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from course_lib.denoisers import Denoiser, check_denoiser
-from course_lib.paths import Face, Path
+from course_lib.paths import Face, Path, expand
 
 __all__ = [
     "ConditionDropout",
@@ -135,7 +135,7 @@ def _where(chosen: Tensor, a: Any, b: Any) -> Any:
     """Rows of ``a`` where ``chosen``, of ``b`` elsewhere; part by part for tuples."""
     if isinstance(b, tuple):
         return tuple(_where(chosen, *parts) for parts in zip(a, b, strict=True))
-    return torch.where(chosen.reshape(-1, *[1] * (b.ndim - 1)), a, b)
+    return torch.where(expand(chosen, b), a, b)
 
 
 def uniform_times(n: int, *, generator: torch.Generator | None = None) -> Tensor:

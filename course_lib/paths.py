@@ -81,7 +81,7 @@ def _check_shape(t: Tensor, x: Tensor) -> None:
 
 def combine(a: Tensor | float, b: Tensor | float, x: Tensor, y: Tensor) -> Tensor:
     """``a x + b y``; in two passes over memory, not three, where b is a number."""
-    return (a * x).add_(y, alpha=b) if isinstance(b, float) else a * x + b * y
+    return torch.add(a * x, y, alpha=b) if isinstance(b, float) else a * x + b * y
 
 
 def check_time(t: Tensor) -> None:
@@ -104,11 +104,13 @@ def shared_time(t: Tensor) -> float | None:
     None also where a derivative in t is asked for, which a number cannot carry. A tensor that
     never changes may carry its number in the attribute ``shared``; asking it costs nothing.
     """
+    if t.requires_grad:
+        return None
     if (known := getattr(t, "shared", None)) is not None:
         return known
     if t.shape != (1,) and t.stride() != (0,):
         return None
-    if t.requires_grad or unpack_dual(t).tangent is not None:
+    if unpack_dual(t).tangent is not None:
         return None
     return t[0].item() if len(t) else None
 

@@ -1,6 +1,7 @@
 """The one loss: stationary at the truth, and equal to its special cases written by hand."""
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -301,38 +302,18 @@ def test_dropout_is_seeded_and_refuses_what_it_cannot_use():
             ConditionDropout(p)
 
 
-RECIPE = """
-model:
-  class_path: course_lib.denoisers.NetDenoiser
-  init_args:
-    net:
-      class_path: course_lib.nets.dit.DiT
-      init_args: {image_size: 8, patch: 4, dim: 8, depth: 1, heads: 2, num_classes: 10}
-    path: {class_path: course_lib.paths.Linear}
-    predicts: velocity
-data: digits
-labels: true
-fit:
-  objective: {class_path: course_lib.objectives.ConditionDropout, init_args: {p: 0.25}}
-  steps: 3
-  batch_size: 8
-  progress: false
-"""
-
-
-def test_dropout_in_a_recipe_is_dropout_in_fit(tmp_path):
-    file = tmp_path / "guided.yaml"
-    file.write_text(RECIPE)
-    config = recipe.recipe_parser(file).parse_args([])
+def test_dropout_in_a_recipe_is_dropout_in_fit(tiny):
+    parser = recipe.recipe_parser(Path(tiny))
+    config = parser.parse_args(["--fit.steps", "3"])
     model = recipe.build_model(config.model.as_dict(), config.fit.seed)
     by_recipe = recipe.train(config)
-    options = {"steps": 3, "batch_size": 8, "progress": False}
+    options = {"steps": 3, "batch_size": 16, "ema": 0.9, "progress": False}
     expected = fit(
-        model, recipe.recipe_data("digits", "train"), objective=ConditionDropout(0.25), **options
+        model, recipe.recipe_data("digits", "train"), objective=ConditionDropout(0.3), **options
     )
     assert torch.equal(by_recipe.losses, expected.losses)
-    rate = ["--fit.objective.init_args.p", "0.75"]
-    other = recipe.train(recipe.recipe_parser(file).parse_args(rate))
+    rate = ["--fit.steps", "3", "--fit.objective.init_args.p", "0.75"]
+    other = recipe.train(parser.parse_args(rate))
     assert not torch.equal(by_recipe.losses, other.losses)
 
 

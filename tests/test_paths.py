@@ -21,6 +21,7 @@ from course_lib.paths import (
     linear_betas,
     shared_time,
 )
+from course_lib.samplers.grids import knots
 
 FACES = ["noise", "data", "v", "velocity", "score"]
 INNER = torch.linspace(0.0137, 0.9871, 50, dtype=torch.float64)  # off the knots of DiscreteVP
@@ -304,3 +305,18 @@ def test_infinite_lambda_is_the_data(path):
     (start,) = path.t_of_lambda(torch.tensor([torch.inf], dtype=torch.float64))
     if not isinstance(path, VE):  # its noise is nowhere 0
         assert 0 <= start <= 1e-12
+
+
+def test_a_batch_of_predictions_at_one_sample_is_converted_by_vmap():
+    x, t = torch.ones(4, 2), torch.tensor(0.5).expand(4)
+    values = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0))
+    got = torch.func.vmap(lambda v: Linear().convert(v, x, t, "velocity", "data"))(values)
+    torch.testing.assert_close(got, x - 0.5 * values)
+
+
+def test_the_times_of_a_solver_carry_their_number_until_a_derivative_is_asked_for():
+    ts = torch.linspace(1, 0, 5, dtype=torch.float64)
+    t = knots(VP(), torch.zeros(3, 2), ts)[1].times
+    assert shared_time(t) == 0.75
+    assert shared_time(t.clone()) is None
+    assert shared_time(t.requires_grad_()) is None

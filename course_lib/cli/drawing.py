@@ -53,7 +53,8 @@ def draw_images(
     Raises:
         ValueError: an argument is out of range.
     """
-    _check(num_samples=n, steps=steps)
+    if n < 1:
+        raise ValueError(f"num_samples must be at least 1; got {n}")
     device = next(model.parameters(), torch.empty(0)).device
     guided = model if labels is None else _guided(model, negative, scale, device)
     drawn = []
@@ -66,12 +67,6 @@ def draw_images(
             noise = step_seed(seed, batch) if batch else seed
             drawn.append(sample(guided, (size, *shape), cond=cond, seed=noise, **options).cpu())
     return torch.cat(drawn)
-
-
-def _check(**counts: int) -> None:
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1; got {value}")
 
 
 def _watched(solver: Solver, bar: Any) -> Solver:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -86,8 +84,11 @@ def _timed(
     model: Denoiser, shape: tuple[int, ...], n: int, **options: Any
 ) -> tuple[Tensor, dict[str, float]]:
     """Samples, and what they cost: evaluations of the network for each, and seconds for all."""
+    net = getattr(model, "net", None)
+    rows: list[int] = []
+    counted = net if isinstance(net, nn.Module) else nn.Identity()
     start = time.perf_counter()
-    with _rows_counted(model) as rows:
+    with counted.register_forward_pre_hook(lambda _, given: rows.append(len(given[0]))):
         samples = draw_images(model, shape, n, **options)
     seconds = time.perf_counter() - start
     return samples, {"evaluations": sum(rows) / n, "seconds": round(seconds, 2)}
@@ -102,8 +103,9 @@ def _accuracy_in_noise(
     found = {}
     for level in (0.0, 0.25, 0.5, 0.75):
         t = torch.full((len(test),), level)
+        noisy = zip(model.path.sample(test, t, eps).split(512), t.split(512), strict=True)
         with torch.no_grad():
-            logits = model(model.path.sample(test, t, eps).to(device), t.to(device))
+            logits = torch.cat([model(xt.to(device), s.to(device)) for xt, s in noisy])
         name = f"test_accuracy_at_{level}" if level else "test_accuracy"
         found[name] = round(class_agreement(logits, classes), 4)
     return found
@@ -131,14 +133,3 @@ def _seen(images: Tensor, data: str) -> Tensor:
     grey = images.mean(1, keepdim=True)
     known = {NATIVE[data]} | ({32} if data == "mnist" else set())
     return grey if images.shape[-1] in known else resized(grey, NATIVE[data])
-
-
-@contextmanager
-def _rows_counted(model: nn.Module) -> Iterator[list[int]]:
-    """A list that gets, at each call of the model's network, its number of rows."""
-    rows: list[int] = []
-    with ExitStack() as stack:
-        if isinstance(net := getattr(model, "net", None), nn.Module):
-            hook = net.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
-            stack.callback(hook.remove)
-        yield rows

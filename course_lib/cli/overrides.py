@@ -73,7 +73,7 @@ def apply_flags(config: Namespace) -> None:
     machine = {flag.field: value for flag in MACHINE if (value := _given(config, flag)) is not None}
     if machine:
         config.fit.trainer_options = {**(config.fit.trainer_options or {}), **machine}
-    if config.lr_schedule is None and not config.lr_step is config.lr_gamma is None:
+    if config.lr_schedule is None and {config.lr_step, config.lr_gamma} != {None}:
         config.fit.lr_schedule = "step"
     if config.epochs is not None:
         config.fit.steps = _steps(config)

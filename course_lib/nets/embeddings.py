@@ -169,13 +169,15 @@ class ConditionEmbedding(nn.Module):
         Raises:
             ValueError: If the net takes no condition, or `cond` is of another kind.
         """
-        if self.num_classes is not None and isinstance(cond, Tensor):
-            return torch.full_like(cond, self.num_classes)
-        if self.num_classes is None and self.context_dim is not None and isinstance(cond, tuple):
-            return cond[0], torch.zeros_like(cond[1])
-        wanted = "labels" if self.num_classes is not None else "tokens with a mask"
-        if self.num_classes is None and self.context_dim is None:
-            wanted = "None: the net was built without num_classes and context_dim"
+        wanted = "None: the net was built without num_classes and context_dim"
+        if self.num_classes is not None:
+            if isinstance(cond, Tensor):
+                return torch.full_like(cond, self.num_classes)
+            wanted = "labels"
+        elif self.context_dim is not None:
+            if isinstance(cond, tuple):
+                return cond[0], torch.zeros_like(cond[1])
+            wanted = "tokens with a mask"
         raise ValueError(f"cond must be {wanted}; got {_describe(cond)}")
 
     def _with_label(self, vector: Tensor, labels: Tensor) -> Embedded:

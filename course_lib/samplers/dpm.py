@@ -18,7 +18,7 @@ from course_lib.paths import Face, Path, combine
 from course_lib.samplers.grids import Knot, check_grid, knots, walk
 from course_lib.samplers.ode import Callback
 
-__all__ = ["ddim", "dpm_solver_2", "dpm_solver_3", "own_prediction"]
+__all__ = ["ddim", "dpm_solver_2", "dpm_solver_3"]
 
 
 def ddim(

@@ -210,7 +210,7 @@ def _weighted_sum(terms: list[Term]) -> Tensor:
     first, *rest = [(w, y) for w, y in terms if isinstance(w, Tensor) or w != 0]
     total = first[0] * first[1]
     for w, y in rest:
-        total = total + w * y if isinstance(w, Tensor) else total.add_(y, alpha=w)
+        total = total + w * y if isinstance(w, Tensor) else torch.add(total, y, alpha=w)
     return total
 
 

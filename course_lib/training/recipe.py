@@ -153,9 +153,9 @@ def image_shape(name: str, image_size: int | None = None, channels: int = 1) -> 
     Raises:
         ValueError: an argument is none of these.
     """
-    size = NATIVE.get(name) if image_size is None else image_size
-    if size is None:
+    if name not in NATIVE:
         raise ValueError(f"data must be one of {', '.join(NATIVE)}; got {name!r}")
+    size = NATIVE[name] if image_size is None else image_size
     if size < 1:
         raise ValueError(f"image_size must be at least 1; got {size}")
     if channels not in (1, 3):

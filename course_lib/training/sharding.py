@@ -23,10 +23,8 @@ class FSDP(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         """Share the data among all processes, and cut no layer in two."""
-        self._data_parallel_size, self._tensor_parallel_size = (
-            self.num_nodes * self.num_processes,
-            1,
-        )
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        self._tensor_parallel_size = 1
         super().setup_environment()
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_recipe import PLAIN
 
 from course_lib import cli, pretrained, sample
 from course_lib.cli import drawing, models
@@ -23,12 +24,10 @@ def model(trained):
 @pytest.fixture(scope="module")
 def unconditional(tmp_path_factory):
     """File of an unconditional model."""
-    from tiny_recipe import TINY
-
     folder = tmp_path_factory.mktemp("unconditional")
     recipe = folder / "plain.yaml"
-    recipe.write_text(TINY.replace("labels: true", "").split("  objective")[0] + "  steps: 1\n")
-    assert cli.main(["train", str(recipe), "--save-dir", str(folder), "--progress", "false"]) == 0
+    recipe.write_text(PLAIN)
+    assert cli.main(["train", str(recipe), "--save-dir", str(folder), "--steps", "1"]) == 0
     return folder / "plain.safetensors"
 
 

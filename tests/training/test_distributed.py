@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_recipe import write_tiny
 
 from course_lib.cli import main
 from course_lib.training.checkpoints import averaged_weights, newest
@@ -26,17 +25,12 @@ def distance(a, b):
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    return write_tiny(tmp_path_factory.mktemp("recipe"))
-
-
-@pytest.fixture(scope="module")
-def together(recipe, tmp_path_factory):
+def together(tiny, tmp_path_factory):
     """Folder of what two processes have trained."""
     folder = tmp_path_factory.mktemp("together")
     script = Path(__file__).with_name("two_processes.py")
     done = subprocess.run(
-        [sys.executable, script, recipe, folder], capture_output=True, text=True, timeout=500
+        [sys.executable, script, tiny, folder], capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, done.stderr
     assert "MEMBER: 2/2" in done.stderr
@@ -45,12 +39,12 @@ def together(recipe, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(recipe, tmp_path_factory):
+def alone(tiny, tmp_path_factory):
     """Train in this process; called with flags."""
 
     def run(*flags):
         folder = tmp_path_factory.mktemp("alone")
-        assert main(["train", recipe, "--save-dir", str(folder), *flags]) == 0
+        assert main(["train", tiny, "--save-dir", str(folder), *flags]) == 0
         return folder
 
     return run
@@ -68,12 +62,12 @@ def test_two_processes_train_what_one_does(strategy, together, reference):
 
 
 @pytest.mark.parametrize(("strategy", "lost"), [("interrupted", ""), ("fsdp", "step-000000012*")])
-def test_what_two_processes_began_one_ends(strategy, lost, together, recipe, reference, tmp_path):
+def test_what_two_processes_began_one_ends(strategy, lost, together, tiny, reference, tmp_path):
     folder = shutil.copytree(together / strategy, tmp_path / "run")
     for path in folder.glob(lost) if lost else ():
         path.unlink()
     assert newest(folder).name in ("step-000000005.ckpt", "step-000000010.ckpt")
-    assert main(["train", recipe, "--save-dir", str(folder)]) == 0
+    assert main(["train", tiny, "--save-dir", str(folder)]) == 0
     assert distance(weights(folder), weights(reference)) < TOLERANCE
 
 
@@ -101,9 +95,9 @@ def _no_trace():
 
 
 @pytest.mark.usefixtures("_no_trace")
-def test_split_weights_come_back_whole(recipe, tmp_path):
+def test_split_weights_come_back_whole(tiny, tmp_path):
     """Split over one process, to the last bit; also when samples are drawn in between."""
-    config = recipe_parser(Path(recipe)).parse_args(["--sample-every", "2"])
+    config = recipe_parser(Path(tiny)).parse_args(["--sample-every", "2"])
     options = {"strategy": "fsdp", "accelerator": "cpu"}
     split = train(config, trainer_options=options, checkpoint=tmp_path)
     whole = train(config, checkpoint=tmp_path / "whole")

@@ -1,10 +1,11 @@
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_recipe import TINY
+from tiny_recipe import PLAIN
 
 from course_lib import sample
 from course_lib.guidance import ClassifierFreeGuidance
@@ -15,11 +16,9 @@ from course_lib.training.recipe import recipe_parser, train
 SHAPE = (20, 1, 8, 8)
 
 
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    path.write_text(TINY)
-    return path
+@pytest.fixture
+def recipe(tiny):
+    return Path(tiny)
 
 
 def trained(recipe, *flags, **options):
@@ -49,8 +48,8 @@ def test_grids_show_the_average_of_their_step(recipe, tmp_path):
 
 def test_without_labels_nothing_is_asked_for(recipe, tmp_path):
     plain = tmp_path / "plain.yaml"
-    plain.write_text(TINY.replace("labels: true", "").split("  objective")[0] + "  steps: 2\n")
-    model = trained(plain, "--sample-every", "2", checkpoint=tmp_path, progress=False)
+    plain.write_text(PLAIN)
+    model = trained(plain, "--sample-every", "2", checkpoint=tmp_path, steps=2)
     found = shown(tmp_path / "samples" / "step-000000002.png")
     assert np.array_equal(found, tile(sample(model, SHAPE), 10))
 
