@@ -104,7 +104,7 @@ class ConditionDropout:
     """
 
     p: float = 0.1
-    objective: Callable[..., Tensor] = denoising_loss
+    objective: Callable[..., Any] = denoising_loss  # not Tensor: a recipe may name a class
 
     def __post_init__(self) -> None:
         if not 0 <= self.p <= 1:

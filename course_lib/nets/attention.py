@@ -25,22 +25,35 @@ class SelfAttention(nn.Module):
     Args:
         dim: Width of the sequence.
         heads: Number of heads; divides `dim`.
+        causal: Whether each position looks only at itself and at those before it.
 
     Raises:
         ValueError: If `heads` does not divide `dim`.
     """
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, causal: bool = False) -> None:
         super().__init__()
         _check_heads(dim, heads)
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend, (B, N, dim) -> (B, N, dim)."""
+    def forward(self, x: Tensor, seen: list[Tensor] | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            x: Sequence, shape (B, N, dim).
+            seen: To go through a sequence one position a call (N = 1): an empty list at the first
+                call, and the same list at the next ones. It gathers the keys and values.
+
+        Returns:
+            Shape of `x`.
+        """
         q, k, v = (_split(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
-        return self.out(_merge(scaled_dot_product_attention(q, k, v)))
+        if seen is None:
+            return self.out(_merge(scaled_dot_product_attention(q, k, v, is_causal=self.causal)))
+        seen[:] = [torch.cat(pair, dim=2) for pair in zip(seen, (k, v), strict=False)] or [k, v]
+        return self.out(_merge(scaled_dot_product_attention(q, *seen)))
 
 
 class CrossAttention(nn.Module):

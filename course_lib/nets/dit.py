@@ -35,22 +35,34 @@ class DiTBlock(nn.Module):
     """A transformer block with adaptive layer norm, adaLN-zero (ibid., section 3.2).
 
     Time and class set shift, scale and gate of both parts. The gates start at zero, so that the
-    block starts as the identity. With `context_dim`, attention to the text comes in between.
+    block starts as the identity. With `context_dim`, attention to the text comes in between. If
+    `causal`, a position sees only those before it and itself.
     """
 
-    def __init__(self, dim: int, heads: int, context_dim: int | None = None) -> None:
+    def __init__(
+        self, dim: int, heads: int, context_dim: int | None = None, causal: bool = False
+    ) -> None:
         super().__init__()
         self.modulation = nn.Linear(dim, 6 * dim)
         zero_init(self.modulation)
         self.norm = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
-        self.attention = SelfAttention(dim, heads)
+        self.attention = SelfAttention(dim, heads, causal)
         self.cross = None if context_dim is None else CrossAttention(dim, context_dim, heads)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
-    def forward(self, x: Tensor, c: Tensor, context: Context | None = None) -> Tensor:
-        """Map x (B, N, dim), given c (B, dim) and perhaps a text, to (B, N, dim)."""
+    def forward(
+        self,
+        x: Tensor,
+        c: Tensor,
+        context: Context | None = None,
+        seen: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Map x (B, N, dim), given c (B, dim) and perhaps a text, to (B, N, dim).
+
+        `seen`, as in `SelfAttention`, is for one position a call.
+        """
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)[:, None].chunk(6, dim=-1)
-        x = x + gate1 * self.attention(_modulate(self.norm(x), shift1, scale1))
+        x = x + gate1 * self.attention(_modulate(self.norm(x), shift1, scale1), seen)
         if self.cross is not None and context is not None:
             x = x + self.cross(self.norm(x), context)
         return x + gate2 * self.mlp(_modulate(self.norm(x), shift2, scale2))

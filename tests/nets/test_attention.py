@@ -49,3 +49,17 @@ def test_heads_must_divide_the_width(heads):
     for build in (lambda: SelfAttention(12, heads), lambda: CrossAttention(12, 7, heads)):
         with pytest.raises(ValueError, match=f"heads must divide the width 12, got {heads}"):
             build()
+
+
+def test_causal_attention_sees_what_came_before():
+    net, x = SelfAttention(12, heads=3, causal=True).double(), randn(2, 5, 12)
+    for n in range(1, 6):  # the last position of a shorter sequence, where all are before it
+        whole = SelfAttention(12, heads=3).double()
+        whole.load_state_dict(net.state_dict())
+        torch.testing.assert_close(net(x)[:, n - 1], whole(x[:, :n])[:, -1])
+
+
+def test_one_position_a_call_gives_what_all_at_once_give():
+    net, x, seen = SelfAttention(12, heads=3, causal=True).double(), randn(2, 5, 12), []
+    one_by_one = torch.cat([net(position, seen) for position in x.split(1, dim=1)], dim=1)
+    torch.testing.assert_close(one_by_one, net(x))
