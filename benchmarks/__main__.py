@@ -9,7 +9,15 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks import conditioning, guidance, overhead, solvers
+from benchmarks import (
+    conditioning,
+    flows,
+    flows_mnist,
+    guidance,
+    overhead,
+    score_flows,
+    solvers,
+)
 from benchmarks.measuring import machine
 
 BENCHMARKS = {
@@ -17,8 +25,11 @@ BENCHMARKS = {
     "solvers": solvers,
     "guidance": guidance,
     "conditioning": conditioning,
+    "flows": flows,
+    "flows_mnist": flows_mnist,
+    "score_flows": score_flows,
 }
-SHOWN = ("guidance", "conditioning")
+SHOWN = ("guidance", "conditioning", "flows", "flows_mnist", "score_flows")
 ROOT = Path(__file__).parent.parent
 
 
@@ -44,7 +55,8 @@ def main() -> None:
     for name, values in results.items():
         print(BENCHMARKS[name].table(values))
         if name in SHOWN and not options.quick:
-            write(ROOT / "book" / "_data" / f"{name}.json", {**values, "machine": machine()})
+            file = getattr(BENCHMARKS[name], "FILE", name)
+            write(ROOT / "book" / "_data" / f"{file}.json", {**values, "machine": machine()})
 
 
 if __name__ == "__main__":

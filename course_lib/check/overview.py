@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from course_lib.check import ddpm, flow_matching, guidance, solvers
+from course_lib.check import ddpm, flow_matching, guidance, score_flows, solvers
 from course_lib.check.checker import Checker
 from course_lib.check.progress import passed_exercises, progress_path
 from course_lib.check.verdict import print_marks
@@ -13,6 +13,7 @@ CHAPTERS: dict[str, tuple[Checker, ...]] = {
     "ddpm": ddpm.CHECKERS,
     "guidance": guidance.CHECKERS,
     "flow_matching": flow_matching.CHECKERS,
+    "score_flows": score_flows.CHECKERS,
     "solvers": solvers.CHECKERS,
 }
 """The checkers of each chapter, in the order of its exercises."""

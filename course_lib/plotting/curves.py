@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["bars", "lines", "loss_curve"]
+__all__ = ["bars", "line_panels", "lines", "loss_curve"]
 
 Values = Tensor | Sequence[float]
 """A one-dimensional series."""
@@ -70,6 +70,47 @@ def lines(
         ax.set_xticks([], minor=True)
     if len(ys) > 1:
         _legend(fig, ax, beside=len(ys) > len(PALETTE))
+    return fig
+
+
+@house_style()
+def line_panels(
+    x: Values,
+    panels: Mapping[str, Mapping[str, Values]],
+    *,
+    limit: float,
+    columns: int = 3,
+) -> Figure:
+    """Small square figures in rows, each with the same few curves over x; one legend for all.
+
+    Args:
+        x: shape (N,).
+        panels: for each title the curves by label, shape (N,); the same labels everywhere.
+        limit: both axes run from -limit to limit.
+        columns: figures in a row.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if the labels differ from one figure to another.
+    """
+    from matplotlib.figure import Figure
+
+    labels = {tuple(curves) for curves in panels.values()}
+    if len(labels) != 1:
+        raise ValueError(f"panels must have the same curves everywhere; got {sorted(labels)}")
+    rows, side = -(-len(panels) // columns), WIDTH / columns
+    fig = Figure(figsize=(WIDTH, (side + 0.15) * rows + 0.3))
+    axes = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    for ax in axes[len(panels) :]:
+        ax.set_axis_off()
+    for ax, (title, curves) in zip(axes, panels.items(), strict=False):
+        ax.set(title=title, xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+        ax.grid(visible=True)
+        for i, (label, y) in enumerate(curves.items()):
+            ax.plot(_array(x), _array(y), label=label, **_curve_style(i))
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(curves))
     return fig
 
 

@@ -26,14 +26,14 @@ Field = Callable[[Tensor], Tensor]
 def scatter(
     samples: Tensor | Mapping[str, Tensor],
     *,
-    density: LogProb | None = None,
+    density: LogProb | Mapping[str, LogProb] | None = None,
     limit: float | None = None,
 ) -> Figure:
     """Sets of points side by side, on the same axes.
 
     Args:
         samples: points, shape (N, 2); or several sets by title.
-        density: log-density to draw, shaded, behind every set.
+        density: log-density to draw, shaded, behind every set; or one by title for each.
         limit: the axes run from -limit to limit; just enough for all points by default.
 
     Returns:
@@ -47,9 +47,8 @@ def scatter(
         _check(points, 2, f"samples[{title!r}]", "(N, 2)")
     limit = _limit(torch.cat([points.cpu() for points in sets.values()]), limit)
     fig, panels = _panels(list(sets), limit)
-    for ax, points in zip(panels, sets.values(), strict=True):
-        if density is not None:
-            _shade(ax, density, limit)
+    for ax, (title, points) in zip(panels, sets.items(), strict=True):
+        _shade_behind(ax, title, density, limit)
         size = min(12.0, max(2.0, 4000 / len(points)))
         xy = points.detach().cpu()
         ax.scatter(xy[:, 0], xy[:, 1], s=size, color=PALETTE[0], alpha=0.7, linewidths=0)
@@ -115,7 +114,7 @@ def vector_field(
     fields: Field | Mapping[str, Field],
     *,
     limit: float,
-    density: LogProb | None = None,
+    density: LogProb | Mapping[str, LogProb] | None = None,
     resolution: int = 17,
 ) -> Figure:
     """Arrows of vector fields side by side, each scaled to its own longest arrow.
@@ -124,7 +123,7 @@ def vector_field(
         fields: a field, (N, 2) -> (N, 2), such as ``lambda x: denoiser.score(x, t)``; or several
             by title.
         limit: the axes run from -limit to limit.
-        density: log-density to draw, shaded, behind every field.
+        density: log-density to draw, shaded, behind every field; or one by title for each.
         resolution: arrows along each axis.
 
     Returns:
@@ -137,8 +136,7 @@ def vector_field(
     fig, panels = _panels(list(shown), limit)
     x = _mesh(0.93 * limit, resolution)
     for ax, (title, field) in zip(panels, shown.items(), strict=True):
-        if density is not None:
-            _shade(ax, density, limit)
+        _shade_behind(ax, title, density, limit)
         with torch.no_grad():
             vectors = field(x).cpu()
         if vectors.shape != x.shape:
@@ -209,6 +207,15 @@ def _shade(ax: Axes, log_prob: LogProb, limit: float, resolution: int = 120) -> 
     shades = [to_rgba(PALETTE[5], 0.1 + 0.08 * i) for i in range(10)]
     line = torch.linspace(-limit, limit, resolution)
     ax.contourf(line, line, height, levels=levels, colors=shades, zorder=0)
+
+
+def _shade_behind(
+    ax: Axes, title: str, density: LogProb | Mapping[str, LogProb] | None, limit: float
+) -> None:
+    """Shade the one density of a figure, or the one with this title, if there is any."""
+    log_prob = density[title] if isinstance(density, Mapping) else density
+    if log_prob is not None:
+        _shade(ax, log_prob, limit)
 
 
 def _draw_paths(ax: Axes, states: Tensor, ends: tuple[str, str]) -> None:

@@ -97,6 +97,19 @@ def test_the_network_of_the_loss_takes_one_step_for_each_sample():
     )
 
 
+def test_the_tasks_of_a_flow_score_want_the_shape_of_x():
+    flow_score = check.score_flows.flow_score
+    verdict = flow_score.run(lambda log_prob, task, x: task(log_prob, x))
+    assert "must be a tensor of shape (4, 2), as x; got (4,)" in dict(verdict.details)["What"]
+    verdict = flow_score.run(lambda log_prob, task, x: task(lambda x, sigma: None, x))
+    assert "got a NoneType" in dict(verdict.details)["What"]
+
+
+def test_the_network_of_a_coupling_wants_half_of_the_coordinates():
+    verdict = check.score_flows.affine_coupling.run(lambda x, net, inverse: net(x))
+    assert "net wants half of the coordinates, (B, 3); got (4, 6)" in dict(verdict.details)["What"]
+
+
 def test_a_loss_that_cannot_train_is_refused():
     loss = torch.no_grad()(check.ddpm.simple_loss.mistakes[0].function)
     verdict = check.ddpm.simple_loss.run(loss)

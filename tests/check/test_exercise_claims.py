@@ -1,6 +1,7 @@
 """What the pages and solutions of the exercises claim in words or numbers, measured."""
 
 import itertools
+import math
 import re
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import pytest
 import torch
 from exact import mixture_2d
 
-from course_lib.check import checker, ddpm, grading, guidance
+from course_lib.check import checker, ddpm, grading, guidance, score_flows
 from course_lib.denoisers import Denoiser, GaussianMixture
+from course_lib.flows.activations import ACTIVATIONS
 from course_lib.guidance import ClassifierFreeGuidance
-from course_lib.paths import CosineVP, Linear, cosine_betas, linear_betas
+from course_lib.paths import VE, CosineVP, Linear, cosine_betas, linear_betas
 from course_lib.samplers import ddim, euler, rk4
 
 PAGE = Path(__file__).resolve().parents[2] / "book" / "exercises.md"
@@ -139,3 +141,68 @@ def test_guidance_leads_beyond_the_class_and_tilting_does_not(gap, guided, tilte
     label = torch.zeros(len(x), dtype=torch.int64)
     density = (4 * exact.log_prob(x, cond=label) - 3 * exact.log_prob(x)).softmax(0)
     assert (density @ x).item() == pytest.approx(tilted, abs=0.005)
+
+
+def test_newtons_method_leaps_from_one_flat_end_to_the_other_and_back():
+    """Exercise newton_inverse: staying inside of the bracket is not enough."""
+    x, visited = torch.tensor(29.0).double(), []
+    for _ in range(1000):
+        value, slope = 0.05 * x + 0.95 * (4 * x).tanh(), 0.05 + 3.8 * (1 - (4 * x).tanh() ** 2)
+        x = x - (value - 0.5) / slope
+        visited.append(x.item())
+    assert visited == pytest.approx([-9, 29] * 500)
+
+
+def test_the_leash_reaches_every_solution_from_a_wide_bracket():
+    """Exercise newton_inverse: for the activations of the course too, in double and single."""
+    right = score_flows._solve()
+    x = torch.cat([torch.logspace(-6, 4, 60), -torch.logspace(-6, 4, 60), torch.zeros(1)]).double()
+    for activation in ACTIVATIONS.values():
+        for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 1e-5)):
+            y = activation(x.to(dtype))
+            ends = torch.full_like(y, 1e5)
+            found = right(activation, activation.slope, y, -ends, ends, 40)
+            torch.testing.assert_close(activation(found), y, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("gap", [1.0, 2.0])
+def test_the_likelihood_is_score_matching_summed_over_all_levels(gap):
+    """Exercise objectives_experiment, with the mixture and the scores of the course."""
+    path = VE(0.1, 100.0)
+    means = torch.tensor([[gap], [-gap]]).double()
+    covs = torch.full((2, 1, 1), 0.25).double()
+    models = [GaussianMixture(means, covs, torch.tensor([s, 1 - s]).double(), path)
+              for s in (0.8, 0.5)]  # fmt: skip
+    likelihood, matching = [], []
+    for time in torch.linspace(0, 1, 61).double():  # log sigma is linear in time
+        width = 8 * (1 + path.sigma(time[None])).item() + gap
+        x = torch.linspace(-width, width, 4001, dtype=torch.float64)[:, None]
+        t = time.expand(len(x))
+        p, q = (model.log_prob(x, t) for model in models)
+        a, b = (model.score(x, t)[:, 0] for model in models)
+        density = p.exp() * 2 * width / 4000
+        likelihood.append((density @ (p - q)).item())
+        matching.append((path.sigma(time[None]) ** 2 * (density @ (a - b) ** 2)).item())
+    total = torch.trapezoid(torch.tensor(matching), dx=math.log(1000) / 60).item()
+    assert likelihood[0] - likelihood[-1] == pytest.approx(total, rel=1e-3)
+    assert likelihood[0] > 10 * matching[0]  # at low noise score matching is nearly blind
+
+
+def test_an_integral_does_not_find_a_density_of_the_wrong_direction():
+    """Exercise sample_log_density: x = sinh(z), whose noise is asinh(x)."""
+    x = torch.linspace(-6, 6, 20_001, dtype=torch.float64)
+    noise = torch.distributions.Normal(0.0, 1.0)
+    wrong = noise.log_prob(x.sinh()) + x.cosh().log()
+    assert torch.trapezoid(wrong.exp(), x).item() == pytest.approx(1, abs=1e-6)
+    z = torch.special.ndtri((torch.arange(1000).double() + 0.5) / 1000)
+    right = noise.log_prob(z) - z.cosh().log()
+    own = z.sinh()
+    assert -right.mean() < 2
+    assert -(noise.log_prob(own.sinh()) + own.cosh().log()).mean() > 100
+
+
+def test_enable_grad_is_not_enough_under_inference_mode():
+    """Exercise flow_score."""
+    solution = score_flows._scored()
+    with torch.inference_mode(), pytest.raises(RuntimeError):
+        solution(lambda x, s: -(x**2).sum(1), lambda score, x: score(x, x[:, 0]), torch.ones(2, 2))

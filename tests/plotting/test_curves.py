@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from course_lib.plotting import bars, lines, loss_curve
+from course_lib.plotting import bars, line_panels, lines, loss_curve
 from course_lib.plotting.style import LINE_STYLES, MARKERS, PALETTE
 
 
@@ -57,6 +57,22 @@ def test_measured_points_on_a_log_axis_are_named():
 def test_lines_of_another_length():
     with pytest.raises(ValueError, match=r"ys\['a'\] must be a number or have the shape of x"):
         lines([0, 1, 2], {"a": [0, 1]}, xlabel="x", ylabel="y")
+
+
+def test_line_panels_share_axes_and_legend():
+    x = torch.linspace(-2, 2, 5)
+    panels = {name: {"f": k * x, "inverse": x / k} for k, name in ((2, "two"), (4, "four"))}
+    fig = line_panels(x, panels, limit=3.0, columns=3)
+    assert [ax.get_title() for ax in fig.axes] == ["two", "four", ""]
+    assert [ax.axison for ax in fig.axes] == [True, True, False]
+    assert fig.axes[1].lines[1].get_ydata() == pytest.approx((x / 4).tolist())
+    assert fig.axes[0].get_xlim() == fig.axes[1].get_ylim() == (-3, 3)
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["f", "inverse"]
+
+
+def test_line_panels_with_other_curves():
+    with pytest.raises(ValueError, match="panels must have the same curves everywhere"):
+        line_panels([0, 1], {"one": {"a": [0, 1]}, "two": {"b": [0, 1]}}, limit=1.0)
 
 
 def test_loss_curve_is_a_moving_average():

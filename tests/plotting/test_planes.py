@@ -90,6 +90,18 @@ def test_one_vector_field_over_a_density():
     assert len(ax.collections) == 2
 
 
+def test_each_figure_may_have_a_density_of_its_own():
+    fields = {"left": lambda x: -x, "right": lambda x: x}
+    behind = {"left": log_normal, "right": lambda x: log_normal(-x)}
+    figures = (
+        vector_field(fields, limit=4.0, density=behind),
+        scatter(dict.fromkeys(fields, normal(9, 2)), limit=4.0, density=behind),
+    )
+    for ax, sign in ((fig.axes[k], 1 - 2 * k) for fig in figures for k in (0, 1)):
+        top = ax.collections[0].get_paths()[-1].vertices
+        assert top.mean(0) == pytest.approx([sign * 1.0, sign * -2.0], abs=0.05)
+
+
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match=r"samples\['a'\] must have shape \(N, 2\); got \(4, 3\)"):
         scatter({"a": normal(4, 3)})
