@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-PACKAGES = ("torch", "numpy", "scipy", "torchdiffeq", "diffusers")
+PACKAGES = ("torch", "numpy", "scipy", "torchdiffeq", "diffusers", "zuko")
 
 
 class Identity(torch.nn.Module):

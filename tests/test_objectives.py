@@ -9,6 +9,7 @@ from exact import class_mixture, mixture_2d
 from torch import nn
 
 from course_lib import VP, DiscreteVP, Linear, NetDenoiser, denoising_loss, linear_betas
+from course_lib.cli import train_recipe
 from course_lib.objectives import (
     ConditionDropout,
     logit_normal_times,
@@ -306,14 +307,14 @@ def test_dropout_in_a_recipe_is_dropout_in_fit(tiny):
     parser = recipe.recipe_parser(Path(tiny))
     config = parser.parse_args(["--fit.steps", "3"])
     model = recipe.build_model(config.model.as_dict(), config.fit.seed)
-    by_recipe = recipe.train(config)
+    by_recipe = train_recipe(config)
     options = {"steps": 3, "batch_size": 16, "ema": 0.9, "progress": False}
     expected = fit(
         model, recipe.recipe_data("digits", "train"), objective=ConditionDropout(0.3), **options
     )
     assert torch.equal(by_recipe.losses, expected.losses)
     rate = ["--fit.steps", "3", "--fit.objective.init_args.p", "0.75"]
-    other = recipe.train(parser.parse_args(rate))
+    other = train_recipe(parser.parse_args(rate))
     assert not torch.equal(by_recipe.losses, other.losses)
 
 

@@ -33,6 +33,8 @@ def _bent_cases(seed: int) -> Iterator[Case]:
     for dtype, name in ((torch.float64, "double"), (torch.float32, "single")):
         x = torch.tensor([[-1000.0, 1000.0], [0.0, 500.0 + seed]], dtype=dtype)
         yield _bent_case(x, 0.5, f"inputs as large as 1000, {name} precision")
+    x = 3 * draw(2, 1, 28, 28, dtype=torch.float32)
+    yield _bent_case(x, 0.25, "large images, single precision")
 
 
 def _bent_case(x: Tensor, share: float, label: str) -> Case:
@@ -69,6 +71,11 @@ bent_softplus = Checker(
     minutes=10,
     cases=_bent_cases,
     mistakes=(
+        Mistake(
+            "the product of many slopes underflows to 0 before the logarithm is taken. Sum the "
+            "logarithms.",
+            _bent(total=lambda slope: slope.flatten(1).prod(1).log()),
+        ),
         Mistake(
             "the exponential overflows for large x. Softplus and sigmoid of torch do not.",
             _bent(
@@ -223,6 +230,20 @@ newton_inverse = Checker(
     cases=with_single(_newton_cases),
     mistakes=(
         Mistake(
+            "a number that has arrived is an end of its bracket, no longer strictly inside, and is "
+            "sent to the middle again; and a step that stays inside may still be too long.",
+            _solve(
+                guard=lambda new, low, high, gap: torch.where(
+                    (low < new) & (new < high), new, (low + high) / 2
+                ),
+                moves=lambda gap: (gap < 0, gap >= 0),
+            ),
+        ),
+        Mistake(
+            "the smaller number is taken on both sides. Below x the shorter step is the larger.",
+            _solve(guard=lambda new, low, high, gap: torch.minimum(new, (low + high) / 2)),
+        ),
+        Mistake(
             "without the bracket, Newton's method leaps from one flat end over the solution to "
             "the other, and back.",
             _solve(guard=lambda new, low, high, gap: new),
@@ -372,6 +393,11 @@ plu_inverse = Checker(
     cases=with_single(_plu_cases),
     mistakes=(
         Mistake(
+            "the lower triangle is solved as an upper one, of which only its ones are seen. Solve "
+            "it with upper=False.",
+            _plu(back=lambda h, lower, upper: _solved(upper, h)),
+        ),
+        Mistake(
             "the noise is right. This is the log-determinant of the way there: that of the way "
             "back has the other sign.",
             _plu(log_det=lambda lower, upper: upper.diagonal().abs().log().sum()),
@@ -508,6 +534,10 @@ affine_coupling = Checker(
     minutes=15,
     cases=with_single(_coupling_cases),
     mistakes=(
+        Mistake(
+            "the two directions are exchanged: inverse=True leads from data to noise.",
+            lambda x, net, inverse: _coupling()(x, net, not inverse),
+        ),
         Mistake(
             "the samples are right. The log-determinant of the way back has the other sign.",
             _coupling(log_det=lambda s, inverse: s.sum(1)),
@@ -715,8 +745,8 @@ flow_score = Checker(
             _scored(graph=lambda training: False),
         ),
         Mistake(
-            "the graph of the score is kept in the sampler too. Keep it only where gradients were "
-            "on before you came.",
+            "the graph of the score is kept in the sampler too. Keep it only where gradients are "
+            "on when score is called: ask in score, before you switch them on.",
             _scored(graph=lambda training: True),
         ),
         Mistake(
@@ -1079,6 +1109,12 @@ bits_per_dim = Checker(
     cases=_bits_cases,
     mistakes=(
         Mistake(
+            "the density itself over- or underflows. Stay in logarithms: a product becomes a sum.",
+            lambda log_prob, x, levels: (
+                -torch.log2(log_prob.exp() * (2 / (levels - 1)) ** x[0].numel()) / x[0].numel()
+            ),
+        ),
+        Mistake(
             "this is for levels that lie 1 apart. Here they are closer, and a log-density depends "
             "on the units.",
             _bits(lambda levels: 0.0),
@@ -1237,14 +1273,14 @@ def _objectives_remark(value: tuple[str, dict[str, Tensor]]) -> str:
     return (
         f"at the lowest noise level the wrong share costs {likelihood[0]:.2f} nats of likelihood, "
         f"but {score[0]:.0e} of score matching: the likelihood sees it ({verb}). Over all levels, "
-        f"summed with log sigma as the measure, score matching costs {total:.2f} too."
+        f"summed with log sigma as the measure, score matching costs {total:.2f}."
     )
 
 
 objectives_experiment = Checker(
     chapter="score_flows",
     name="objectives_experiment",
-    title="Which objective sees how many?",
+    title="Which objective sees the shares?",
     kind="experiment",
     difficulty=3,
     minutes=30,

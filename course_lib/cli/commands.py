@@ -19,8 +19,9 @@ __all__ = ["main"]
 # only if it is named: the classes of recipes and solvers take seconds to load.
 COMMANDS = {
     "train": "train a recipe and save its weights",
-    "sample": "draw images with a trained model",
+    "sample": "draw images or points with a trained model",
     "evaluate": "measure a trained model",
+    "encode": "make latents of images, to train on",
     "progress": "show which exercises you have passed, and which comes next",
     "grade": "grade learners' notebooks",
 }

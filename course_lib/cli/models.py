@@ -12,13 +12,13 @@ from torch import nn
 from course_lib.denoisers import Denoiser
 from course_lib.pretrained import available, load_pretrained, pretrained_info
 from course_lib.training.checkpoints import averaged_weights, newest
-from course_lib.training.recipe import build_model, images_of, recipe_path
+from course_lib.training.recipe import build_model, recipe_path
 
 __all__ = ["find_denoiser", "find_model"]
 
 
 def find_model(checkpoint: str) -> tuple[nn.Module, dict[str, Any]]:
-    """A trained model, and what its images are.
+    """A trained model, and what its samples are.
 
     Args:
         checkpoint: name of a pretrained model; a `.safetensors` file with its manifest beside it; a
@@ -26,7 +26,8 @@ def find_model(checkpoint: str) -> tuple[nn.Module, dict[str, Any]]:
             taken, or the newest checkpoint if it is newer or there are none.
 
     Returns:
-        The model, on a GPU if there is one; and data, image_size, channels and labels.
+        The model, on a GPU if there is one; and what was noted of its samples, for
+        :meth:`SampleSpace.of <course_lib.cli.spaces.SampleSpace.of>`.
 
     Raises:
         ValueError: there is no such thing, it is damaged, or weights and model do not match.
@@ -49,14 +50,14 @@ def find_model(checkpoint: str) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def find_denoiser(checkpoint: str) -> tuple[Denoiser, dict[str, Any]]:
-    """The same for a model that draws images.
+    """The same for a model that draws samples.
 
     Raises:
         ValueError: it does not, or it cannot be loaded.
     """
     model, images = find_model(checkpoint)
     if not isinstance(model, Denoiser):
-        raise ValueError(f"{checkpoint} holds a {type(model).__name__}, which draws no images")
+        raise ValueError(f"{checkpoint} holds a {type(model).__name__}, which draws nothing")
     return model, images
 
 
@@ -64,8 +65,8 @@ def _saved(name: str, *folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     info = pretrained_info(name, *folder)
     model = _matching(f"{name}.safetensors", lambda: load_pretrained(name, *folder))
     # Older manifests say nothing of the images; their recipe does.
-    return model, info.get("images") or images_of(
-        yaml.safe_load(recipe_path(info["recipe"]).read_text(encoding="utf-8"))
+    return model, info.get("images") or yaml.safe_load(
+        recipe_path(info["recipe"]).read_text(encoding="utf-8")
     )
 
 

@@ -6,6 +6,10 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from course_lib.cli.spaces import SampleSpace
+from course_lib.data import TOYS
+from course_lib.training.recipe import NATIVE
+
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
@@ -86,22 +90,31 @@ def _given(config: Namespace, flag: Flag) -> Any:
 
 def _steps(config: Namespace) -> int:
     """Epochs as steps."""
-    from course_lib.training.recipe import recipe_data
-
     if config.steps is not None:
         raise ValueError("--epochs and --steps exclude each other: give one of them")
     if not config.epochs > 0:
         raise ValueError(f"--epochs must be positive; got {config.epochs}")
-    examples = len(recipe_data(config.data, "train")[1])
+    examples = len(SampleSpace.of(config).load("train")[0])
     return math.ceil(config.epochs * examples / config.fit.batch_size)
 
 
 def _fit_network(config: Namespace) -> None:
-    """Give the network the size and channels of the images, and the patches asked for."""
-    _set(config, "image_size", config.image_size)
-    _set(config, "channels", config.channels)
+    """Give the network the form of its data, and the patches asked for."""
+    for name, value in _form(config).items():
+        _set(config, name, value)
     if config.patch_size is not None and not _set(config, "patch", config.patch_size):
         raise ValueError(f"--patch-size: {config.model.class_path} has no network with patches")
+
+
+def _form(config: Namespace) -> dict[str, Any]:
+    """Size and channels of images if they are given; of the latents of a folder, in any case."""
+    if config.data in (*NATIVE, *TOYS):
+        return {"image_size": config.image_size, "channels": config.channels}
+    space = SampleSpace.of(config)
+    found = {"num_classes": space.classes if space.labels else None}
+    if len(space.shape) == 3:
+        found |= {"channels": space.shape[0], "image_size": space.shape[-1]}
+    return found
 
 
 def _set(config: Namespace, name: str, value: Any) -> bool:
@@ -113,9 +126,10 @@ def _set(config: Namespace, name: str, value: Any) -> bool:
 
 
 def _arguments(model: Namespace) -> Iterator[Namespace]:
-    """The arguments of a model, and those of its network."""
+    """The arguments of a model, and those of its network or flow."""
     arguments = model.get("init_args")
     if arguments is not None:
         yield arguments
-        if arguments.get("net") is not None:
-            yield from _arguments(arguments.net)
+        for part in ("net", "flow"):
+            if arguments.get(part) is not None:
+                yield from _arguments(arguments[part])

@@ -1,4 +1,4 @@
-"""`course-lib sample`: images from a trained model, as PNG files."""
+"""`course-lib sample`: images or points from a trained model, as PNG files."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from course_lib.cli.drawing import draw_images
+from course_lib.cli.drawing import SOLVERS, draw_samples
 from course_lib.cli.models import find_denoiser
 from course_lib.cli.parsing import new_parser
-from course_lib.samplers import SOLVERS
-from course_lib.training.recipe import CLASSES, image_shape
+from course_lib.cli.spaces import SampleSpace
+from course_lib.plotting.images import tile
+from course_lib.plotting.points import points_picture
+from course_lib.plotting.render import encoded
+from course_lib.training.atomic import write_atomic
 
 if TYPE_CHECKING:
+    import numpy as np
     from jsonargparse import ArgumentParser, Namespace
 
-__all__ = ["add_sampling", "parser", "run", "write_images"]
+__all__ = ["add_sampling", "chosen", "parser", "run", "write_images", "write_points"]
 
-DESCRIPTION = """Draw images with a trained model: a grid, or single files.
+DESCRIPTION = """Draw with a trained model: a grid of images, single files, or a picture of points.
 
   course-lib sample --checkpoint digits-ddpm --output digits.png
   course-lib sample --checkpoint mnist-ddpm-cfg --label 4 --num-samples 16 --scale 2 \\
@@ -29,12 +33,13 @@ DESCRIPTION = """Draw images with a trained model: a grid, or single files.
   course-lib sample --checkpoint mnist-ddpm-cfg --label 0 1 2 --individual --output a/b.png"""
 
 SIDE = 64  # pixels of an image in the grid, at least
+IMAGES, POINTS = 16, 2000
 
 
 def parser(arguments: Sequence[str]) -> ArgumentParser:
     """Which model, which images, and where to."""
     new = new_parser(DESCRIPTION, usage="course-lib sample --checkpoint PATH_OR_NAME [options]")
-    add_sampling(new, samples=16)
+    add_sampling(new, None, f"number of samples; {IMAGES}, or {POINTS:,} points, if left out")
     new.add_argument(
         "--label", type=int, nargs="+", help="class, or several in turn; only a model with classes"
     )
@@ -46,12 +51,13 @@ def parser(arguments: Sequence[str]) -> ArgumentParser:
     return new
 
 
-def add_sampling(parser: ArgumentParser, samples: int) -> None:
+def add_sampling(parser: ArgumentParser, samples: int | None, help: str) -> None:
     """Add the options that `sample` and `evaluate` share."""
     add = parser.add_argument
     add("--checkpoint", required=True, metavar="PATH_OR_NAME",
         help="a pretrained model, a folder of a training run, or a .safetensors file")  # fmt: skip
-    add("--num-samples", type=int, default=samples, help="number of images")
+    add("--num-samples", type=int | None, default=samples, help=help)
+    add("--autoencoder", help="autoencoder of latents; that of the training if left out")
     add(
         "--scale", type=float, default=1.0, help="guidance scale: 1 none, more is more of the class"
     )
@@ -68,32 +74,63 @@ def run(config: Namespace) -> int:
     """
     if config.output.suffix != ".png":
         raise ValueError(f"--output must end with .png; got {config.output}")
-    model, images = find_denoiser(config.checkpoint)
-    labels = _labels(config, images)
-    shape = image_shape(images["data"], images["image_size"], images["channels"])
-    drawn = draw_images(
-        model, shape, config.num_samples, labels=labels, negative=config.negative_label,
+    model, noted = find_denoiser(config.checkpoint)
+    space = SampleSpace.of(noted | chosen(config))
+    space.prepare()
+    if space.points and config.individual:
+        raise ValueError(f"--individual needs images; {config.checkpoint} draws points")
+    if config.num_samples is None:
+        config.num_samples = POINTS if space.points else IMAGES
+    labels = _labels(config, space)
+    drawn = draw_samples(
+        model, space.shape, config.num_samples, labels=labels, negative=config.negative_label,
         scale=config.scale, solver=config.solver, steps=config.steps, seed=config.seed,
         progress=True,
     )  # fmt: skip
-    print(write_images(drawn, config.output, config.individual))
+    if space.points:
+        print(write_points(drawn, labels, config.output))
+    else:
+        print(write_images(space.decode(drawn), config.output, config.individual))
     return 0
 
 
-def _labels(config: Namespace, images: dict[str, Any]) -> Tensor | None:
+def chosen(config: Namespace) -> dict[str, Any]:
+    """What the options of `add_sampling` say of the samples, over what was noted."""
+    return {} if config.autoencoder is None else {"autoencoder": config.autoencoder}
+
+
+def _labels(config: Namespace, space: SampleSpace) -> Tensor | None:
     """The label of each sample, or None."""
     if config.label is None:
         if config.scale != 1 or config.negative_label is not None:
             raise ValueError("--scale and --negative-label need a --label to lead to")
         return None
-    if not images["labels"]:
+    if not space.labels:
         raise ValueError(
             f"--label needs a conditional model; {config.checkpoint} was trained without labels"
         )
     for label in (*config.label, config.negative_label or 0):
-        if not 0 <= label < CLASSES:
-            raise ValueError(f"--label must be 0 to {CLASSES - 1}; got {label}")
+        if not 0 <= label < space.classes:
+            raise ValueError(f"--label must be 0 to {space.classes - 1}; got {label}")
     return torch.tensor(config.label)[torch.arange(config.num_samples) % len(config.label)]
+
+
+def write_points(points: Tensor, labels: Tensor | None, output: Path) -> str:
+    """Write a PNG file of points.
+
+    Args:
+        points: shape (N, 2).
+        labels: their classes, shape (N,), or None.
+        output: the file.
+
+    Returns:
+        What was written, in words.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    _write(points_picture(points, labels), output)
+    return f"{output}: {len(points)} points"
 
 
 def write_images(images: Tensor, output: Path, individual: bool = False) -> str:
@@ -110,20 +147,19 @@ def write_images(images: Tensor, output: Path, individual: bool = False) -> str:
     Raises:
         OSError: a file cannot be written.
     """
-    from PIL import Image
-
-    from course_lib.plotting.images import tile
-    from course_lib.plotting.render import encoded
-    from course_lib.training.atomic import write_atomic
-
     if individual:
         for i, image in enumerate(images):
             path = output.with_stem(f"{output.stem}-{i:03d}")
-            picture = Image.fromarray(tile(image[None], 1, gap=0)).convert("RGB")
-            write_atomic(path, encoded(picture if len(image) == 3 else picture.convert("L")))
+            _write(tile(image[None], 1, gap=0), path, "RGB" if len(image) == 3 else "L")
         return f"{output.with_stem(output.stem + '-000')} and the next: {len(images)} images"
     zoom = -(-SIDE // images.shape[-1])
     columns = math.ceil(math.sqrt(len(images)))
     large = images.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
-    write_atomic(output, encoded(Image.fromarray(tile(large, columns, gap=4))))
+    _write(tile(large, columns, gap=4), output)
     return f"{output}: {len(images)} images"
+
+
+def _write(pixels: np.ndarray, path: Path, mode: str = "RGBA") -> None:
+    from PIL import Image
+
+    write_atomic(path, encoded(Image.fromarray(pixels).convert(mode)))

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_lib.cli.measuring import measure
+from course_lib.cli.models import find_model
 from course_lib.cli.overrides import add_flags, apply_flags
 from course_lib.cli.parsing import HelpFormatter
-from course_lib.pretrained import load_pretrained, save_pretrained
-from course_lib.training.recipe import images_of, recipe_parser, recipe_path, recipes, train
+from course_lib.cli.spaces import SampleSpace
+from course_lib.cli.training import train_recipe
+from course_lib.pretrained import save_pretrained
+from course_lib.training.recipe import recipe_parser, recipe_path, recipes
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -60,27 +63,28 @@ def run(config: Namespace) -> int:
     name = Path(config.recipe).stem
     folder = Path(config.fit.checkpoint or Path("runs") / name)
     output, made_by = config.output or folder, commit()  # now: the code may change meanwhile
-    model: Any = train(config, checkpoint=folder)
+    model: Any = train_recipe(config, checkpoint=folder)
     if not _first():
         return 0  # one process of several writes and measures
     if len(model.losses) < config.fit.steps:
         raise ValueError("interrupted before the last step, so no weights were saved")
-    images = images_of(config)
+    space = SampleSpace.of(config)
     info = {
         "model": config.model.as_dict(),
-        "images": images,
+        "images": space.note,
         "recipe": name,
         "commit": made_by,
         "seed": config.fit.seed,
         "steps": config.fit.steps,
         "metrics": {},
     }
-    save_pretrained(model, name, info, output)
+    path = save_pretrained(model, name, info, output)
     # Measured with the weights as they were stored, in half precision.
     how = {"scale": config.scale, "solver": config.solver, "steps": config.solver_steps}
-    metrics = measure(load_pretrained(name, output), **images, **how)
+    stored, _ = find_model(str(path))
+    metrics = measure(stored, space, **how)
     info["metrics"] = {key: value for key, value in metrics.items() if key != "seconds"}
-    path = save_pretrained(model, name, info, output)
+    save_pretrained(model, name, info, output)
     print(f"{path}: {info['metrics']}")
     return 0
 

@@ -20,6 +20,7 @@ __all__ = [
     "checkerboard",
     "checkerboard_log_prob",
     "eight_gaussians",
+    "eight_gaussians_labels",
     "eight_gaussians_log_prob",
     "eight_gaussians_parameters",
     "pinwheel",
@@ -54,6 +55,12 @@ def eight_gaussians_log_prob(x: Tensor) -> Tensor:
     means, _, _ = eight_gaussians_parameters(x.dtype)
     squares = (x[..., None, :] - means.to(x.device)).square().sum(-1)
     return (-squares / 0.2).logsumexp(-1) - math.log(8 * 2 * math.pi * 0.1)
+
+
+def eight_gaussians_labels(x: Tensor) -> Tensor:
+    """The number, 0 to 7, of the nearest of the Gaussians, anticlockwise; (N, 2) -> (N,) int64."""
+    means, _, _ = eight_gaussians_parameters(x.dtype)
+    return torch.cdist(x, means.to(x.device)).argmin(1)
 
 
 def checkerboard(n: int, *, generator: Generator | None = None, seed: int = 0) -> Tensor:
@@ -142,14 +149,19 @@ def _generator(generator: Generator | None, seed: int) -> Generator:
 
 @dataclass(frozen=True)
 class Toy:
-    """A shape: `sample(n, *, generator=None, seed=0)` and, where there is one, its log-density."""
+    """A shape: `sample(n, *, generator=None, seed=0)` and, where there is one, its log-density.
+
+    A shape with classes says how many, and to which a point belongs.
+    """
 
     sample: Callable[..., Tensor]
     log_prob: Callable[[Tensor], Tensor] | None = None
+    classes: int = 0
+    labels: Callable[[Tensor], Tensor] | None = None
 
 
 TOYS = {
-    "eight_gaussians": Toy(eight_gaussians, eight_gaussians_log_prob),
+    "eight_gaussians": Toy(eight_gaussians, eight_gaussians_log_prob, 8, eight_gaussians_labels),
     "checkerboard": Toy(checkerboard, checkerboard_log_prob),
     "pinwheel": Toy(pinwheel, pinwheel_log_prob),
     "two_moons": Toy(two_moons),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from course_lib.flows.activations import ACTIVATIONS, Activation, find_activation
-from course_lib.flows.coupling_layers import ActNorm, AffineCoupling, SplineCoupling
+from course_lib.flows.coupling_layers import ActNorm, AffineCoupling, Coupling, SplineCoupling
 from course_lib.flows.flow import Composition, Flow, standard_normal_log_prob
 from course_lib.flows.layers import FlowLayer
-from course_lib.flows.linear import OrthogonalLinear, PLULinear
+from course_lib.flows.linear import LinearMap, OrthogonalLinear, PLULinear
 from course_lib.flows.normalizing_flow import NeuralSplineFlow, NormalizingFlow, RealNVP
 from course_lib.flows.objectives import LikelihoodAt, flow_likelihood, flow_score_matching
 from course_lib.flows.score_flow import ScoreFlowNetwork, direct
@@ -25,10 +25,12 @@ __all__ = [
     "AffineCoupling",
     "CausalTransformerBlock",
     "Composition",
+    "Coupling",
     "Flow",
     "FlowDiffusionEngine",
     "FlowLayer",
     "LikelihoodAt",
+    "LinearMap",
     "NeuralSplineFlow",
     "NormalizingFlow",
     "OrthogonalLinear",

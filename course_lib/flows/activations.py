@@ -45,7 +45,7 @@ class Activation:
 
     def __call__(self, x: Tensor) -> Tensor:
         """f(x), of any shape."""
-        return MIX * x + (1 - MIX) * self.act(x)
+        return torch.lerp(self.act(x), x, MIX)
 
     def slope(self, x: Tensor) -> Tensor:
         """f'(x) > 0, of the shape of x."""
@@ -111,16 +111,17 @@ def _newton(activation: Activation, y: Tensor) -> Tensor:
     """
     lower, upper = activation.bracket(y)
     x, step = (lower + upper) / 2, upper - lower
-    tolerance = 0.1 * torch.finfo(y.dtype).eps ** 0.5
+    tolerance = 0.1 * torch.finfo(y.dtype).eps ** 0.5 * x.abs().clamp(min=1)
     for _ in range(100):
         error = activation(x) - y
-        lower, upper = torch.where(error < 0, x, lower), torch.where(error > 0, x, upper)
+        below = error < 0
+        lower, upper = torch.where(below, x, lower), torch.where(below, upper, x)
         newton = error / activation.slope(x)
-        last = newton.abs() <= tolerance * x.abs().clamp(min=1)
-        shrinks = newton.abs() <= 0.9 * step.abs()
-        safe = shrinks & (x - newton >= lower) & (x - newton <= upper)
-        step = torch.where(safe | last, newton, x - (lower + upper) / 2)
-        x = x - step
+        size, target = newton.abs(), x - newton
+        last = size <= tolerance
+        safe = (size <= 0.9 * step) & (target >= lower) & (target <= upper)
+        target = torch.where(safe | last, target, (lower + upper) / 2)
+        x, step = target, (target - x).abs()
         if last.all():
             break
     return x

@@ -48,7 +48,7 @@ class Coupling(Flow):
     Which ones: those whose number has a certain binary digit 0, or 1, as ``index`` says. Over the
     layers all digits have their turn, so any two coordinates meet, neighbours first.
 
-    A subclass implements :meth:`_transform`.
+    A subclass implements ``_transform``.
 
     Args:
         dim: dimension d, at least 2.
@@ -63,7 +63,6 @@ class Coupling(Flow):
 
     kept: Tensor
     changed: Tensor
-    order: Tensor
 
     def __init__(
         self, dim: int, index: int, *, hidden: int, cond_dim: int, parameters: int
@@ -77,7 +76,6 @@ class Coupling(Flow):
         places = [mask.nonzero()[:, 0] for mask in (kept, changed)]
         for name, place in zip(("kept", "changed"), places, strict=True):
             self.register_buffer(name, place, persistent=False)
-        self.register_buffer("order", torch.cat(places).argsort(), persistent=False)
         self.net = conditioner(len(places[0]) + cond_dim, hidden, len(places[1]) * parameters)
         self.shape, self.cond_dim = (dim,), cond_dim
 
@@ -90,11 +88,12 @@ class Coupling(Flow):
         return self._apply_to(x, cond, inverse=True)
 
     def _apply_to(self, x: Tensor, cond: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
-        kept, changed = x[:, self.kept], x[:, self.changed]
+        kept, changed = x.index_select(1, self.kept), x.index_select(1, self.changed)
         told = kept if cond is None else torch.cat([kept, cond], dim=1)
-        parameters = self.net(told).unflatten(1, (changed.shape[1], -1))
+        # Under autocast the network may answer in half precision; the rest is exact.
+        parameters = self.net(told).to(x.dtype).unflatten(1, (changed.shape[1], -1))
         changed, log_derivative = self._transform(changed, parameters, inverse)
-        return torch.cat([kept, changed], dim=1)[:, self.order], log_derivative.sum(1)
+        return x.index_copy(1, self.changed, changed), log_derivative.sum(1)
 
     def _transform(self, x: Tensor, parameters: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         """New values, and log-derivatives, of coordinates (B, n), given (B, n, parameters)."""

@@ -60,4 +60,5 @@ class FlowDiffusionEngine(Engine):
             Shape (n, ...) of the data.
         """
         example, _ = self.batches.batch(0)
-        return sample(self.averaged.module.eval(), (n, *example.shape[1:]), **options)
+        averaged: Any = self.averaged.module.eval()
+        return sample(averaged, (n, *example.shape[1:]), **options)

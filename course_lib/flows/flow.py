@@ -45,7 +45,7 @@ class Flow(nn.Module):
         """log p(x | cond) in nats, through the inverse.
 
         Args:
-            x: samples, shape (B, *shape).
+            x: samples, shape ``(B, *shape)``.
             cond: features of the condition, shape (B, cond_dim), if the flow takes one.
 
         Returns:
@@ -64,12 +64,12 @@ class Flow(nn.Module):
         """Push base samples to data, and tell the log-density of what comes out.
 
         Args:
-            z: draws from N(0, I), shape (B, *shape).
+            z: draws from N(0, I), shape ``(B, *shape)``.
             cond: as for :meth:`log_prob`.
 
         Returns:
-            x of shape (B, *shape), and log p(x | cond) of shape (B,): the density of the base at z
-            *minus* log abs det dx/dz.
+            x of shape ``(B, *shape)``, and log p(x | cond) of shape (B,): the log-density of the
+            base at z less log abs det dx/dz.
 
         Raises:
             ValueError: as :meth:`log_prob`.
@@ -82,7 +82,7 @@ class Flow(nn.Module):
     def sample(
         self, n: int, cond: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Draw n samples, shape (n, *shape); ``cond`` as for :meth:`log_prob`."""
+        """Draw n samples, shape ``(n, *shape)``; ``cond`` as for :meth:`log_prob`."""
         parameter = next(self.parameters())
         z = torch.empty(n, *self.shape, dtype=parameter.dtype, device=parameter.device)
         return self.forward_with_base_samples(z.normal_(generator=generator), cond)[0]

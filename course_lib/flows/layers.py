@@ -51,8 +51,12 @@ class FlowLayer(Flow):
     ) -> None:
         super().__init__()
         check_at_least("cond_dim", cond_dim, 0)
-        self.activation, self.linear = find_activation(activation), find_linear(linear)(dim)
-        self.bias = nn.Parameter(torch.zeros(dim))
+        self.activation = find_activation(activation)
+        # Standard normal data are at first brought to noise of mean 0 and variance 1.
+        probes = torch.special.ndtri(torch.arange(1, 1000) / 1000)
+        variance, mean = torch.var_mean(self.activation.inverse(probes))
+        self.linear = find_linear(linear)(dim, variance.sqrt().item())
+        self.bias = nn.Parameter(mean.repeat(dim))
         if cond_dim:
             self.film = conditioner(cond_dim, self.hidden, 2 * dim)
         self.shape, self.cond_dim = (dim,), cond_dim
@@ -60,23 +64,30 @@ class FlowLayer(Flow):
     def forward(self, z: Tensor, cond: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """From noise to data, (B, d) -> (B, d) and log abs det, (B,)."""
         log_scale, shift = self._film(cond)
-        y = self.linear(z * log_scale.exp()) + shift
+        with _full_precision(z):
+            y = self.linear(z * log_scale.exp()) + shift
         return self.activation(y), self._log_det(y, log_scale)
 
     def inverse(self, x: Tensor, cond: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """From data to noise, (B, d) -> (B, d) and log abs det, (B,)."""
         log_scale, shift = self._film(cond)
         y = self.activation.inverse(x)
-        z = self.linear.inverse(y - shift) * (-log_scale).exp()
+        with _full_precision(x):
+            z = self.linear.inverse(y - shift) * (-log_scale).exp()
         return z, -self._log_det(y, log_scale)
 
     def _film(self, cond: Tensor | None) -> tuple[Tensor, Tensor]:
         """s and the whole shift, each of shape (B, d), or (d,) without a condition."""
         if cond is None:
             return torch.zeros_like(self.bias), self.bias
-        log_scale, shift = self.film(cond).chunk(2, dim=1)
+        log_scale, shift = self.film(cond).to(self.bias.dtype).chunk(2, dim=1)
         return self.bound * torch.tanh(log_scale / self.bound), self.bias + shift
 
     def _log_det(self, y: Tensor, log_scale: Tensor) -> Tensor:
         """Of the whole layer, whose activation acts on y."""
         return (self.activation.log_derivative(y) + log_scale).sum(1) + self.linear.log_abs_det()
+
+
+def _full_precision(x: Tensor) -> torch.autocast:
+    """No autocast: a rounded matrix would not have the determinant that it is said to have."""
+    return torch.autocast(x.device.type, enabled=False)

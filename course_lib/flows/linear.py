@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -54,6 +55,7 @@ class PLULinear(LinearMap):
 
     Args:
         dim: dimension d.
+        scale: by how much W stretches at first.
 
     Raises:
         ValueError: if ``dim`` is smaller than 1.
@@ -61,14 +63,15 @@ class PLULinear(LinearMap):
 
     order: Tensor
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, scale: float = 1.0) -> None:
         super().__init__()
         check_at_least("dim", dim, 1)
         permutation, lower, upper = torch.linalg.lu(torch.linalg.qr(torch.randn(dim, dim)).Q)
         pivots = upper.diagonal()
         # A column whose pivot is negative changes its sign, which a symmetric base does not mind.
         upper = upper * pivots.sign() / pivots.abs()[:, None]
-        self.packed = nn.Parameter(lower.tril(-1) + pivots.abs().log().diag() + upper.triu(1))
+        log_scale = (scale * pivots.abs()).log()
+        self.packed = nn.Parameter(lower.tril(-1) + log_scale.diag() + upper.triu(1))
         self.register_buffer("order", permutation.argmax(0))
 
     def forward(self, z: Tensor) -> Tensor:
@@ -96,16 +99,17 @@ class OrthogonalLinear(LinearMap):
 
     Args:
         dim: dimension d.
+        scale: by how much W stretches at first.
 
     Raises:
         ValueError: if ``dim`` is smaller than 1.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, scale: float = 1.0) -> None:
         super().__init__()
         check_at_least("dim", dim, 1)
         self.reflectors = nn.Parameter(torch.randn(dim, dim) / dim**0.5)
-        self.log_scale = nn.Parameter(torch.zeros(dim))
+        self.log_scale = nn.Parameter(torch.full((dim,), math.log(scale)))
 
     def forward(self, z: Tensor) -> Tensor:
         """W z for each row, (B, d) -> (B, d)."""
@@ -128,15 +132,15 @@ class OrthogonalLinear(LinearMap):
         return products.triu(1) + products.diagonal().diag() / 2
 
 
-LINEAR_MAPS: dict[str, Callable[[int], LinearMap]] = {
+LINEAR_MAPS: dict[str, Callable[[int, float], LinearMap]] = {
     "plu": PLULinear,
     "orthogonal": OrthogonalLinear,
 }
 """The two by name."""
 
 
-def find_linear(name: str) -> Callable[[int], LinearMap]:
-    """Look a linear map up by its name; called with the dimension, it makes one.
+def find_linear(name: str) -> Callable[[int, float], LinearMap]:
+    """Look a linear map up by its name; called with dimension and scale, it makes one.
 
     Raises:
         ValueError: if there is none of that name; the message lists those there are.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from course_lib.flows.activations import find_activation
 from course_lib.flows.coupling_layers import ActNorm, AffineCoupling, SplineCoupling
 from course_lib.flows.flow import Composition, Flow
 from course_lib.flows.layers import FlowLayer
@@ -36,7 +37,7 @@ class NormalizingFlow(Composition):
         linear: str = "plu",
     ) -> None:
         check_at_least("n_flows", n_flows, 0)
-        names = [activation] * n_flows + ["trivial"]
+        names = [find_activation(activation).name] * n_flows + ["trivial"]
         layers = [FlowLayer(dim, name, linear=linear, cond_dim=cond_dim) for name in names]
         super().__init__(layers, (dim,), cond_dim)
 

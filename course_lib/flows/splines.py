@@ -6,12 +6,12 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, softplus
+from torch.nn.functional import softplus
 
 __all__ = ["rational_quadratic_spline"]
 
-LEAST = 1e-3
-"""Least width and height of a bin, as a share of the whole, and least slope at a knot."""
+LEAST = 1e-2
+"""Least width and height of a bin, as a share of their mean, and least slope at a knot."""
 
 
 def rational_quadratic_spline(
@@ -24,8 +24,8 @@ def rational_quadratic_spline(
 
     Args:
         x: points, of any shape.
-        parameters: shape (*x.shape, 3 K - 1): K widths, K heights and K - 1 inner slopes, each any
-            number.
+        parameters: shape ``(*x.shape, 3 K - 1)``: K widths, K heights and K - 1 inner slopes, each
+            any number.
         bound: half the length of the interval, above 0.
         inverse: apply the inverse of the spline.
 
@@ -36,23 +36,21 @@ def rational_quadratic_spline(
         ValueError: if the shapes do not fit, or ``bound`` is not positive.
     """
     _check(x, parameters, bound)
-    knots = _knots(parameters, bound)
     inside = x.clamp(-bound, bound)
-    # The slope at both ends is 1, so that this is the line beyond them.
-    outside = x - inside
-    (x0, x1), (y0, y1), (d0, d1) = _at_bin(knots, inside, axis=1 if inverse else 0)
+    outside = x - inside  # the slope at both ends is 1: the line goes on
+    x0, y0, d0, x1, y1, d1 = _bin(inside, _knots(parameters, bound), axis=1 if inverse else 0)
     width, height = x1 - x0, y1 - y0
     slope = height / width
-    bend = d0 + d1 - 2 * slope
-    theta = _root(inside - y0, height, slope, bend, d0) if inverse else (inside - x0) / width
+    theta = _root((inside - y0) / height, slope, d0, d1) if inverse else (inside - x0) / width
     product = theta * (1 - theta)
-    denominator = slope + bend * product
-    numerator = d1 * theta.square() + 2 * slope * product + d0 * (1 - theta).square()
-    log_slope = 2 * (slope.log() - denominator.log()) + numerator.log()  # equation 5
+    bend = (d0 + d1 - 2 * slope) * product
+    bottom = slope + bend
+    # Equation 5; d1 theta^2 + 2 slope product + d0 (1 - theta)^2 is the same as this difference.
+    log_slope = ((slope / bottom).square() * (torch.lerp(d0, d1, theta) - bend)).log()
     if inverse:
-        return x0 + theta * width + outside, -log_slope
-    share = (slope * theta.square() + d0 * product) / denominator  # equation 4
-    return y0 + height * share + outside, log_slope
+        return torch.addcmul(x0 + outside, theta, width), -log_slope
+    share = torch.addcmul(slope * theta, d0 - slope, product) / bottom  # equation 4
+    return torch.addcmul(y0 + outside, share, height), log_slope
 
 
 def _check(x: Tensor, parameters: Tensor, bound: float) -> None:
@@ -65,28 +63,35 @@ def _check(x: Tensor, parameters: Tensor, bound: float) -> None:
 
 
 def _knots(parameters: Tensor, bound: float) -> Tensor:
-    """Places, values and slopes at the K + 1 knots, shape (..., 3, K + 1)."""
+    """Place, value and slope at the K + 1 knots, shape (K + 1, 3, ...)."""
     bins = (parameters.shape[-1] + 1) // 3
-    sizes = parameters[..., : 2 * bins].unflatten(-1, (2, bins)).softmax(-1)
-    sizes = LEAST + (1 - bins * LEAST) * sizes
-    inner = sizes[..., :-1].cumsum(-1) * (2 * bound) - bound
-    ends = pad(pad(inner, (1, 0), value=-bound), (0, 1), value=bound)
-    shift = math.log(math.expm1(1 - LEAST))  # a parameter of 0 is a slope of 1
-    slopes = LEAST + softplus(parameters[..., 2 * bins :] + shift)
-    return torch.cat([ends, pad(slopes, (1, 1), value=1.0).unsqueeze(-2)], dim=-2)
+    parameters = parameters.movedim(-1, 0)  # torch is five times as fast along the first dimension
+    sizes = parameters[: 2 * bins].unflatten(0, (2, bins)).transpose(0, 1).softmax(0)
+    even = torch.linspace(-bound, bound, bins + 1, dtype=sizes.dtype, device=sizes.device)
+    even = even.view(-1, *[1] * (sizes.ndim - 1))
+    places = LEAST * even[1:-1] + (1 - LEAST) * (2 * bound * sizes[:-1].cumsum(0) - bound)
+    slopes = LEAST + (1 - LEAST) * softplus(parameters[2 * bins :], beta=math.log(2))
+    inner = torch.cat([places, slopes.unsqueeze(1)], dim=1)
+    ends = inner.new_ones(2, 3, *inner.shape[2:])
+    ends[0, :2], ends[1, :2] = -bound, bound
+    return torch.cat([ends[:1], inner, ends[1:]])
 
 
-def _at_bin(knots: Tensor, x: Tensor, axis: int) -> tuple[tuple[Tensor, ...], ...]:
-    """Places, values and slopes at both ends of the bin in which x lies, along the axis."""
-    k = (knots[..., axis, 1:-1] <= x.unsqueeze(-1)).sum(-1, keepdim=True)
-    index = torch.cat([k, k + 1], dim=-1).unsqueeze(-2).expand(*x.shape, 3, 2)
-    ends = knots.gather(-1, index)
-    return tuple(ends[..., i, :].unbind(-1) for i in range(3))
+def _bin(x: Tensor, knots: Tensor, axis: int) -> tuple[Tensor, ...]:
+    """Place, value and slope at the left end of x's bin along the axis, then at the right end."""
+    left = (knots[1:-1, axis] <= x).sum(0)
+    index = torch.stack([left, left + 1]).unsqueeze(1).expand(2, 3, *x.shape)
+    return knots.gather(0, index).flatten(0, 1).unbind()
 
 
-def _root(rise: Tensor, height: Tensor, slope: Tensor, bend: Tensor, d0: Tensor) -> Tensor:
-    """Where in its bin, in [0, 1], the spline has risen so much: equations 6 to 8."""
-    a = height * (slope - d0) + rise * bend
-    b = height * d0 - rise * bend
-    c = -slope * rise
-    return 2 * c / (-b - (b.square() - 4 * a * c).sqrt())
+def _root(share: Tensor, slope: Tensor, d0: Tensor, d1: Tensor) -> Tensor:
+    """Where in its bin, in [0, 1], the spline has risen by this share of the bin's height.
+
+    The root of equations 6 to 8, whose discriminant is written as a sum of squares and whose
+    denominator as a sum of terms of one sign, so that neither is lost to rounding.
+    """
+    lean = d0 * (1 - share) - d1 * share
+    product = 4 * slope.square() * share * (1 - share)
+    longer = (lean.square() + product).sqrt() + lean.abs()
+    double = 2 * slope * share
+    return double / (double + torch.where(lean > 0, longer, product / longer))

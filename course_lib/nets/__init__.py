@@ -1,4 +1,4 @@
-"""Networks. Each is called net(x, t, cond=None) and returns the shape of x."""
+"""Networks. Each is called net(x, t, cond=None) and returns the shape of x; and an autoencoder."""
 
 from course_lib.nets.attention import CrossAttention, SelfAttention, attention_maps
 from course_lib.nets.dit import DiT
@@ -6,9 +6,11 @@ from course_lib.nets.embeddings import sinusoidal
 from course_lib.nets.mlp import MLP
 from course_lib.nets.patches import patchify, position_embedding, unpatchify
 from course_lib.nets.unet import UNet
+from course_lib.nets.vae import ConvVAE, vae_loss
 
 __all__ = [
     "MLP",
+    "ConvVAE",
     "CrossAttention",
     "DiT",
     "SelfAttention",
@@ -18,4 +20,5 @@ __all__ = [
     "position_embedding",
     "sinusoidal",
     "unpatchify",
+    "vae_loss",
 ]

@@ -53,7 +53,7 @@ class SelfAttention(nn.Module):
         if seen is None:
             return self.out(_merge(scaled_dot_product_attention(q, k, v, is_causal=self.causal)))
         seen[:] = [torch.cat(pair, dim=2) for pair in zip(seen, (k, v), strict=False)] or [k, v]
-        return self.out(_merge(scaled_dot_product_attention(q, *seen)))
+        return self.out(_merge(scaled_dot_product_attention(q, seen[0], seen[1])))
 
 
 class CrossAttention(nn.Module):

@@ -1,7 +1,7 @@
 """Figures in one house style; :func:`show` puts them into the page with alternative text."""
 
 from course_lib.plotting.animation import viewer
-from course_lib.plotting.curves import bars, lines, loss_curve
+from course_lib.plotting.curves import bars, line_panels, lines, loss_curve
 from course_lib.plotting.display import show
 from course_lib.plotting.images import image_frames, image_grid
 from course_lib.plotting.planes import density, scatter, trajectories, vector_field
@@ -16,6 +16,7 @@ __all__ = [
     "house_style",
     "image_frames",
     "image_grid",
+    "line_panels",
     "lines",
     "loss_curve",
     "scatter",

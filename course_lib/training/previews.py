@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.pytorch import Callback
 
 from course_lib.denoisers import Denoiser
-from course_lib.guidance import ClassifierFreeGuidance
-from course_lib.plotting.images import tile
 from course_lib.plotting.render import encoded
-from course_lib.samplers import sample
 from course_lib.training.atomic import write_atomic
 
 if TYPE_CHECKING:
@@ -21,34 +18,20 @@ if TYPE_CHECKING:
 
 __all__ = ["SampleImages"]
 
-COLUMNS, ROWS = 10, 2
-
 
 class SampleImages(Callback):
-    """Show a grid of samples every few steps: in TensorBoard or Weights & Biases, or as PNG files.
-
-    The noise is the same each time, so that one sees the same images get better. A model with
-    classes draws all of them, a column each. A run with sample images ends with the same weights as
-    one without: they have a generator of their own.
+    """Show samples every few steps: in TensorBoard or Weights & Biases, or as PNG files.
 
     Args:
-        every: number of steps from one grid to the next.
-        shape: shape of an image, (C, H, W).
-        classes: number of classes if the model is conditional, at most 10; or None.
-        scale: guidance scale; it matters only with classes.
+        every: number of steps from one picture to the next.
+        draw: called with the averaged model, in evaluation mode; returns a picture, uint8 of shape
+            (H, W, 4). With the same noise each time one sees the same samples get better. It must
+            leave the global random state as it is, so that it does not disturb the run.
         folder: where the files go, into `samples/step-000000500.png`, if no logger takes images.
     """
 
-    def __init__(
-        self,
-        every: int,
-        shape: tuple[int, ...],
-        classes: int | None,
-        scale: float,
-        folder: Path,
-    ) -> None:
-        self.every, self.shape, self.classes = every, shape, classes
-        self.scale, self.folder = scale, folder
+    def __init__(self, every: int, draw: Callable[[Denoiser], np.ndarray], folder: Path) -> None:
+        self.every, self.draw, self.folder = every, draw, folder
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Draw before the next step, when the average is up to date."""
@@ -69,19 +52,12 @@ class SampleImages(Callback):
             self._show(picture, trainer, step)
 
     def _picture(self, model: Denoiser) -> np.ndarray:
-        """The grid, uint8 RGBA."""
-        number, cond = ROWS * COLUMNS, None
-        if self.classes:
-            device = next(model.parameters()).device
-            cond = torch.arange(number, device=device) % self.classes
-        guided = ClassifierFreeGuidance(model, self.scale) if self.classes else model
         training = model.training
         model.eval()
         try:
-            images = sample(guided, (number, *self.shape), cond=cond)
+            return self.draw(model)
         finally:
             model.train(training)
-        return tile(images, COLUMNS)
 
     def _show(self, picture: np.ndarray, trainer: Trainer, step: int) -> None:
         from PIL import Image

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from course_lib.denoisers import Denoiser
 from course_lib.training.fit import fit
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
+    from jsonargparse import ArgumentParser
 
 __all__ = [
     "CLASSES",
@@ -28,13 +27,11 @@ __all__ = [
     "build_model",
     "build_objective",
     "image_shape",
-    "images_of",
     "recipe_data",
     "recipe_parser",
     "recipe_path",
     "recipes",
     "resized",
-    "train",
 ]
 
 NATIVE = {"digits": 8, "mnist": 28}
@@ -85,15 +82,16 @@ def recipe_parser(
     # The type's help would list every module of PyTorch.
     parser.add_argument("--model", type=nn.Module, required=True, help=SUPPRESS)
     add = parser.add_argument_group("data and samples").add_argument
-    add("--data", choices=tuple(NATIVE), default="digits", help="data set")
+    add("--data", default="digits", help="data set, shape of points, or folder of latents")
     add(
         "--image-size", type=int | None, help="side of the images; that of the data set if left out"
     )
     add("--channels", type=int, default=1, help="1, or 3 for grey images in three equal channels")
+    add("--autoencoder", type=str | None, help="in whose latents the model lives")
     add("--labels", type=bool, default=False, help="give the labels as condition")
     add("--sample-every", type=int, default=0, help="steps between sample images; 0: none")
     add("--scale", type=float, default=1.0, help="guidance scale of samples, with labels")
-    add("--solver", type=str, default="dpm_solver_pp_2m", help="solver for the last measurement")
+    add("--solver", default="dpm_solver_pp_2m", help="solver for samples and last measurement")
     add("--solver-steps", type=int, default=20, help="its number of steps")
     add_flags(parser)
     parser.add_function_arguments(fit, "fit", skip={"denoiser", "data"})
@@ -196,52 +194,3 @@ def recipe_data(
 def resized(images: Tensor, size: int) -> Tensor:
     """Images (N, C, H, W) at another size, (N, C, size, size), antialiased."""
     return interpolate(images, (size, size), mode="bilinear", antialias=True)
-
-
-def images_of(recipe: Namespace | dict[str, Any]) -> dict[str, Any]:
-    """The fields of a recipe that say what its images are: data, image_size, channels, labels."""
-    defaults = {"data": "digits", "image_size": None, "channels": 1, "labels": False}
-    return {name: recipe.get(name, default) for name, default in defaults.items()}
-
-
-def train(config: Namespace, **overrides: Any) -> nn.Module:
-    """Train what a recipe describes.
-
-    Args:
-        config: what `recipe_parser` read.
-        overrides: options of `fit` that are set by the caller.
-
-    Returns:
-        The averaged model.
-
-    Raises:
-        ValueError: `fit` refuses an option, or sample images are asked of a model that draws none.
-    """
-    options = {**config.fit.as_dict(), **overrides}
-    options["objective"] = build_objective(options["objective"])
-    model = build_model(config.model.as_dict(), options["seed"])
-    images, labels = recipe_data(config.data, "train", config.image_size, config.channels)
-    trainer = dict(options["trainer_options"] or {})
-    trainer["callbacks"] = [*trainer.get("callbacks", []), *_callbacks(config, model, options)]
-    options["trainer_options"] = trainer
-    return fit(model, (images, labels if config.labels else None), **options)
-
-
-def _callbacks(config: Namespace, model: nn.Module, options: dict[str, Any]) -> list[Any]:
-    """What a run from a recipe does beside training: it notes the recipe, and shows samples."""
-    from course_lib.training.checkpoint_io import NoteRecipe
-    from course_lib.training.previews import SampleImages
-
-    images = images_of(config)
-    found: list[Any] = [NoteRecipe({"model": config.model.as_dict(), "images": images})]
-    if config.sample_every:
-        if not isinstance(model, Denoiser):
-            raise ValueError(
-                f"sample_every must be 0 for a {type(model).__name__}, which draws no images; "
-                f"got {config.sample_every}"
-            )
-        folder = Path(options["checkpoint"] or "runs")
-        classes = CLASSES if config.labels else None
-        shape = image_shape(config.data, config.image_size, config.channels)
-        found.append(SampleImages(config.sample_every, shape, classes, config.scale, folder))
-    return found

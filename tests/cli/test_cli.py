@@ -97,11 +97,16 @@ def test_commands_of_the_page_beyond_one_machine_are_understood():
     page = Path(__file__).parents[2] / "book" / "beyond_one_machine.md"
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     found = re.findall(r"^(?:srun |torchrun .*)?course-lib (.*)$", text, re.MULTILINE)
-    strategies = []
+    strategies, others = [], []
     for line in found:
-        plain = with_plain_names(shlex.split(line))
-        strategies.append(commands._parser(plain).parse_args(plain).train.strategy)
-    assert strategies == ["ddp"] * 5 + ["fsdp"]
+        plain = with_plain_names(shlex.split(line, comments=True))
+        config = commands._parser(plain).parse_args(plain)
+        if config.subcommand == "train":
+            strategies.append(config.train.strategy)
+        else:
+            others.append(config.subcommand)
+    assert strategies == ["ddp"] * 5 + ["fsdp", "ddp", None]
+    assert others == ["encode", "sample"]
 
 
 def test_help_names_the_commands_and_the_recipes(capsys):

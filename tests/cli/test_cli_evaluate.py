@@ -64,14 +64,14 @@ def draws(monkeypatch, images):
         asked.update(options)
         return images[:n]
 
-    monkeypatch.setattr(measuring, "draw_images", draw)
+    monkeypatch.setattr(measuring, "draw_samples", draw)
     return asked
 
 
 @pytest.mark.parametrize("form", [{}, {"image_size": 16, "channels": 3}])
 def test_training_images_are_as_good_as_the_floor_says(monkeypatch, form):
     draws(monkeypatch, recipe_data("digits", "train", **form)[0])
-    metrics = cli.measure(EXACT, "digits", n=100, **form)
+    metrics = cli.measure(EXACT, cli.SampleSpace("digits", **form), n=100)
     assert metrics["samples"] == 100
     assert metrics["frechet_test"] == metrics["frechet_floor"] > 0
     assert metrics["frechet_ratio"] == 1
@@ -81,7 +81,8 @@ def test_training_images_are_as_good_as_the_floor_says(monkeypatch, form):
 def test_test_images_are_at_no_distance_and_agree_with_their_labels(monkeypatch):
     images, labels = recipe_data("digits", "test")
     asked = draws(monkeypatch, images)
-    metrics = cli.measure(EXACT, "digits", labels=True, scale=3.0, solver="ddim", steps=7, seed=2)
+    space = cli.SampleSpace("digits", labels=True)
+    metrics = cli.measure(EXACT, space, scale=3.0, solver="ddim", steps=7, seed=2)
     assert torch.equal(asked["labels"], labels)
     assert (asked["scale"], asked["solver"], asked["steps"], asked["seed"]) == (3.0, "ddim", 7, 2)
     assert metrics["samples"] == len(images)  # fewer than 2,000
@@ -90,12 +91,18 @@ def test_test_images_are_at_no_distance_and_agree_with_their_labels(monkeypatch)
     assert metrics["class_agreement"] == pytest.approx(accuracy, abs=1e-4)
     assert accuracy > 0.9
     draws(monkeypatch, images.flip(0))
-    assert cli.measure(EXACT, "digits", labels=True)["class_agreement"] < 0.5
+    assert cli.measure(EXACT, space)["class_agreement"] < 0.5
 
 
 def test_scale_needs_labels():
     with pytest.raises(ValueError, match=r"scale must be 1 for a model without labels; got 2\.0"):
-        cli.measure(EXACT, "digits", scale=2.0)
+        cli.measure(EXACT, cli.SampleSpace("digits"), scale=2.0)
+
+
+def test_samples_that_are_not_finite_are_not_measured(monkeypatch):
+    draws(monkeypatch, torch.full((9, 1, 8, 8), float("nan")))
+    with pytest.raises(ValueError, match="samples are not finite: try more steps"):
+        cli.measure(EXACT, cli.SampleSpace("digits"), n=9)
 
 
 def test_images_of_mnist_are_seen_in_their_own_size():
@@ -118,7 +125,7 @@ def test_classifiers_are_measured_by_their_accuracy(monkeypatch):
         return torch.nn.functional.one_hot(labels[rows], 10)
 
     monkeypatch.setattr(classifier, "forward", nearest)
-    found = cli.measure(classifier, "digits")
+    found = cli.measure(classifier, cli.SampleSpace("digits"))
     assert seen == [0, 0.25, 0.5, 0.75]
     assert found["test_accuracy"] == 1
     assert found["test_accuracy_at_0.25"] > 0.9

@@ -8,8 +8,8 @@ from PIL import Image
 from tiny_recipe import PLAIN
 
 from course_lib import cli, pretrained, sample
-from course_lib.cli import drawing, models
-from course_lib.cli.drawing import draw_images
+from course_lib.cli import SampleSpace, drawing, models
+from course_lib.cli.drawing import draw_samples
 from course_lib.cli.sample import write_images
 from course_lib.guidance import ClassifierFreeGuidance, NegativePrompt
 from course_lib.nets.classifier import DigitClassifier
@@ -148,8 +148,8 @@ def test_manifest_without_images_asks_the_recipe(tmp_path):
     info = {"model": spec, "recipe": "classifier_digits", "steps": 1}
     pretrained.save_pretrained(DigitClassifier(8, width=2), "old", info, tmp_path)
     images = {"data": "digits", "image_size": None, "channels": 1, "labels": True}
-    assert models.find_model(str(tmp_path))[1] == images
-    with pytest.raises(ValueError, match="holds a DigitClassifier, which draws no images"):
+    assert SampleSpace.of(models.find_model(str(tmp_path))[1]) == SampleSpace(**images)
+    with pytest.raises(ValueError, match="holds a DigitClassifier, which draws nothing"):
         models.find_denoiser(str(tmp_path))
 
 
@@ -235,12 +235,12 @@ def test_what_cannot_be_loaded_is_told_in_one_line(run, damage, named, message, 
 def test_batches_join_and_the_first_is_that_of_sample(model, monkeypatch):
     cond = torch.arange(10)
     monkeypatch.setattr(drawing, "BATCH", 4)
-    images = draw_images(model, (1, 8, 8), 10, labels=cond, seed=5, steps=3)
+    images = draw_samples(model, (1, 8, 8), 10, labels=cond, seed=5, steps=3)
     assert images.shape == (10, 1, 8, 8)
     first = sample(model, (4, 1, 8, 8), cond=cond[:4], seed=5, steps=3)
     torch.testing.assert_close(images[:4], first, rtol=0, atol=0)
     assert not torch.allclose(images[4:8], images[:4], atol=0.1)  # noise of its own
-    again = draw_images(model, (1, 8, 8), 6, labels=cond[:6], seed=5, steps=3)
+    again = draw_samples(model, (1, 8, 8), 6, labels=cond[:6], seed=5, steps=3)
     torch.testing.assert_close(images[:4], again[:4], rtol=0, atol=0)
 
 
@@ -263,7 +263,7 @@ def test_the_bar_counts_the_steps_of_all_batches(model, monkeypatch, progress):
     bars = []
     monkeypatch.setattr(drawing, "BATCH", 4)
     monkeypatch.setattr(drawing, "tqdm", Bar)
-    draw_images(model, (1, 8, 8), 9, steps=3, solver="heun", progress=progress)
+    draw_samples(model, (1, 8, 8), 9, steps=3, solver="heun", progress=progress)
     (bar,) = bars
     assert bar.options["total"] == len(bar) == 3 * 3
     assert bar.options["desc"] == "heun"

@@ -195,7 +195,7 @@ def test_only_the_first_process_saves(tiny, tmp_path, monkeypatch, capsys):
     from lightning.pytorch.utilities import rank_zero_only
 
     monkeypatch.setattr(rank_zero_only, "rank", 1)
-    monkeypatch.setattr(train, "train", lambda *_, **__: None)
+    monkeypatch.setattr(train, "train_recipe", lambda *_, **__: None)
     assert cli.main(["train", tiny, "--save-dir", str(tmp_path)]) == 0
     assert list(tmp_path.iterdir()) == []
 

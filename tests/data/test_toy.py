@@ -168,3 +168,23 @@ def test_spirals_are_two_arms_of_one_and_a_half_turns():
 def test_unknown_name():
     with pytest.raises(ValueError, match=r"name must be one of eight_gaussians, .*got 'moons'"):
         data.toy("moons")
+
+
+def test_labels_of_eight_gaussians_are_those_of_the_nearest_mean():
+    means, _, _ = data.eight_gaussians_parameters()
+    toy = data.toy("eight_gaussians")
+    assert toy.classes == 8
+    assert torch.equal(toy.labels(means), torch.arange(8))
+    x = toy.sample(4000)
+    labels = toy.labels(x)
+    assert labels.dtype == torch.int64
+    assert (labels.bincount(minlength=8) > 400).all()
+    # Neighbours are twelve standard deviations apart: within a class the variance is 0.1.
+    assert (x - means[labels]).var().item() == pytest.approx(0.1, rel=0.1)
+    angle = torch.atan2(x[:, 1], x[:, 0]) / (math.pi / 4)
+    assert torch.equal(labels, angle.round().long() % 8)
+
+
+def test_other_shapes_have_no_classes():
+    found = {name for name, toy in data.TOYS.items() if toy.classes or toy.labels}
+    assert found == {"eight_gaussians"}

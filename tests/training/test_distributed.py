@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from course_lib.cli import main
+from course_lib.cli import main, train_recipe
 from course_lib.training.checkpoints import averaged_weights, newest
-from course_lib.training.recipe import recipe_parser, train
+from course_lib.training.recipe import recipe_parser
 
 TOLERANCE = 1e-5
 
@@ -99,8 +99,8 @@ def test_split_weights_come_back_whole(tiny, tmp_path):
     """Split over one process, to the last bit; also when samples are drawn in between."""
     config = recipe_parser(Path(tiny)).parse_args(["--sample-every", "2"])
     options = {"strategy": "fsdp", "accelerator": "cpu"}
-    split = train(config, trainer_options=options, checkpoint=tmp_path)
-    whole = train(config, checkpoint=tmp_path / "whole")
+    split = train_recipe(config, trainer_options=options, checkpoint=tmp_path)
+    whole = train_recipe(config, checkpoint=tmp_path / "whole")
     assert type(split) is type(whole)
     assert torch.equal(split.losses, whole.losses)
     for mine, other in zip(split.parameters(), whole.parameters(), strict=True):

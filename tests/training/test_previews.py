@@ -8,10 +8,11 @@ from PIL import Image
 from tiny_recipe import PLAIN
 
 from course_lib import sample
+from course_lib.cli import train_recipe
 from course_lib.guidance import ClassifierFreeGuidance
 from course_lib.plotting.images import tile
 from course_lib.training.batches import Batches
-from course_lib.training.recipe import recipe_parser, train
+from course_lib.training.recipe import recipe_parser
 
 SHAPE = (20, 1, 8, 8)
 
@@ -23,7 +24,7 @@ def recipe(tiny):
 
 def trained(recipe, *flags, **options):
     """The tiny recipe, with dropout of conditions and an average, trained for 12 steps."""
-    return train(recipe_parser(recipe).parse_args(list(flags)), **options)
+    return train_recipe(recipe_parser(recipe).parse_args(list(flags)), **options)
 
 
 def assert_same(a, b):

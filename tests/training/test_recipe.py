@@ -2,28 +2,36 @@ import pytest
 import torch
 
 from course_lib import data
+from course_lib.cli import SampleSpace, train_recipe
+from course_lib.cli.drawing import SOLVERS
 from course_lib.denoisers import Denoiser
 from course_lib.nets.classifier import DigitClassifier
 from course_lib.objectives import ConditionDropout, denoising_loss
 from course_lib.training import recipe
 
+# A transformer of 80 million weights would take seconds to make.
+SMALLER = {"flow_diffusion_latent": ["--model.init_args.flow.init_args.dim=16"]}
 MODELS = ("ddpm", "ddpm_cfg", "flow", "classifier", "classifier_noisy")
 
 
 def test_recipes_come_for_both_data_sets():
     both = {f"{m}_{d}" for m in MODELS for d in ("digits", "mnist")}
-    # Larger networks for longer, which ship too.
-    assert set(recipe.recipes()) == both | {"ddpm_dit_digits", "flow_dit_digits"}
+    larger = {"ddpm_dit_digits", "flow_dit_digits"}  # for longer, which ship too
+    flows = {f"flow_diffusion_{on}" for on in ("toy", "mnist", "mnist_latent", "latent")}
+    flows |= {"transformer_flow_mnist", "vae_mnist"}
+    assert set(recipe.recipes()) == both | larger | flows
 
 
 @pytest.mark.parametrize("name", recipe.recipes())
 def test_every_recipe_builds_a_model_and_an_objective_that_fit_its_data(name):
-    config = recipe.recipe_parser(recipe.recipe_path(name)).parse_args([])
+    config = recipe.recipe_parser(recipe.recipe_path(name)).parse_args(SMALLER.get(name, []))
     model = recipe.build_model(config.model.as_dict(), config.fit.seed).eval()
-    shape = recipe.image_shape(config.data, config.image_size, config.channels)
-    images, labels = torch.zeros(2, *shape), torch.tensor([3, 9])
+    folder = {"shape": (4, 64, 64)} if config.data == "latents" else {}
+    space = SampleSpace.of(dict(config.items()) | folder)
+    images, labels = torch.zeros(2, *space.shape), torch.tensor([3, space.classes - 1])
     if isinstance(model, Denoiser):
         assert model.noise(images, torch.full((2,), 0.5)).shape == images.shape
+        assert config.solver in SOLVERS
     objective = recipe.build_objective(config.fit.as_dict()["objective"])
     cond = labels if config.labels else None
     loss = objective(model, images, cond, generator=torch.Generator().manual_seed(0))
@@ -76,7 +84,7 @@ def test_train_hands_labels_over_only_if_asked(labels, monkeypatch):
         seen.append(cond)
         return model(x0).square().mean()
 
-    model = recipe.train(config, objective=objective, steps=2)
+    model = train_recipe(config, objective=objective, steps=2)
     assert model.losses.shape == (2,)
     assert all((cond is not None) == labels for cond in seen)
     images, classes = recipe.recipe_data("digits", "train")
@@ -148,11 +156,6 @@ def test_three_channels_are_equal():
 def test_images_that_there_are_not(arguments, message):
     with pytest.raises(ValueError, match=message):
         recipe.image_shape(*arguments)
-
-
-def test_fields_left_out_have_their_defaults():
-    found = recipe.images_of({"data": "mnist", "labels": True, "fit": {}})
-    assert found == {"data": "mnist", "image_size": None, "channels": 1, "labels": True}
 
 
 # --- objectives ---------------------------------------------------------------------------------
