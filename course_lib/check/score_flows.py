@@ -1109,12 +1109,6 @@ bits_per_dim = Checker(
     cases=_bits_cases,
     mistakes=(
         Mistake(
-            "the density itself over- or underflows. Stay in logarithms: a product becomes a sum.",
-            lambda log_prob, x, levels: (
-                -torch.log2(log_prob.exp() * (2 / (levels - 1)) ** x[0].numel()) / x[0].numel()
-            ),
-        ),
-        Mistake(
             "this is for levels that lie 1 apart. Here they are closer, and a log-density depends "
             "on the units.",
             _bits(lambda levels: 0.0),
@@ -1182,6 +1176,12 @@ bits_per_dim = Checker(
         Mistake(
             "the pixels of the last two axes are counted; the channels are dimensions as well.",
             _bits(dims=lambda x: x.shape[-1] * (x.shape[-2] if x.ndim > 2 else 1)),
+        ),
+        Mistake(
+            "the density itself over- or underflows. Stay in logarithms: a product becomes a sum.",
+            lambda log_prob, x, levels: (
+                -torch.log2(log_prob.exp() * (2 / (levels - 1)) ** x[0].numel()) / x[0].numel()
+            ),
         ),
     ),
 )
