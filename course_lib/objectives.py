@@ -29,8 +29,8 @@ TimeSampler = Callable[..., Tensor]
 """``sampler(n, *, generator) -> (n,)``, values in (0, 1]."""
 Weight = Callable[[Path, Tensor, Face], Tensor]
 """``weight(path, t, predicts) -> (B,)``, the factor of the squared error of ``predicts``."""
-Coupling = Callable[[Tensor, Tensor, Any], tuple[Tensor, Tensor, Any]]
-"""``coupling(x0, eps, cond) -> (x0, eps, cond)``, paired anew."""
+Coupling = Callable[..., tuple[Tensor, Tensor, Any]]
+"""``coupling(x0, eps, cond, *, generator) -> (x0, eps, cond)``, paired anew."""
 
 
 def denoising_loss(
@@ -58,7 +58,8 @@ def denoising_loss(
             On a path with discrete steps, drawn times are moved to the next step.
         eps: standard normal noise of the shape of x0; drawn when left out.
         weight: factor of each sample's squared error; 1 when left out ("simple").
-        coupling: pairs x0 and eps in another way than independently.
+        coupling: pairs x0 and eps in another way than independently; see
+            :mod:`course_lib.transport`.
         generator: source of all randomness.
 
     Returns:
@@ -78,7 +79,7 @@ def denoising_loss(
     if eps is None:
         eps = torch.empty_like(x0).normal_(generator=generator)
     if coupling is not None:
-        x0, eps, cond = coupling(x0, eps, cond)
+        x0, eps, cond = coupling(x0, eps, cond, generator=generator)
     xt = path.sample(x0, t, eps)
     target = path.target(x0, eps, t, denoiser.predicts)
     prediction = getattr(denoiser, denoiser.predicts)(xt, t, cond)

@@ -163,7 +163,7 @@ def test_coupling_moves_condition_with_data():
     denoiser.predict = lambda x, t, cond=None: got.update(x=x, cond=cond) or x
     labels = torch.arange(64)
     denoising_loss(
-        denoiser, x0, labels, t=t, eps=eps, coupling=lambda x, e, c: (x[order], e, c[order])
+        denoiser, x0, labels, t=t, eps=eps, coupling=lambda x, e, c, **_: (x[order], e, c[order])
     )
     torch.testing.assert_close(got["x"], VP().sample(x0[order], t, eps))
     assert torch.equal(got["cond"], order)

@@ -5,16 +5,16 @@ from course_lib.evaluation.features import (
     digit_features,
     digit_logits,
     frechet_distance,
-    gaussian_wasserstein2,
 )
-from course_lib.evaluation.metrics import (
-    mmd,
-    nll,
+from course_lib.evaluation.metrics import mmd, nll
+from course_lib.evaluation.neighbours import precision_recall
+from course_lib.transport import (
+    gaussian_wasserstein2,
+    path_energy,
     sliced_wasserstein2,
+    straightness,
     wasserstein2,
 )
-from course_lib.evaluation.neighbours import precision_recall
-from course_lib.evaluation.trajectories import path_energy, straightness
 
 __all__ = [
     "class_agreement",

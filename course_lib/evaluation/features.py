@@ -7,15 +7,10 @@ reads the digit that was asked for.
 import torch
 from torch import Tensor, nn
 
-from course_lib.evaluation.metrics import pair
+from course_lib.transport.gaussian import gaussian_wasserstein2
+from course_lib.transport.wasserstein import pair
 
-__all__ = [
-    "class_agreement",
-    "digit_features",
-    "digit_logits",
-    "frechet_distance",
-    "gaussian_wasserstein2",
-]
+__all__ = ["class_agreement", "digit_features", "digit_logits", "frechet_distance"]
 
 _CLASSIFIERS = {8: "digits-classifier", 28: "mnist-classifier"}
 
@@ -80,35 +75,6 @@ def class_agreement(logits: Tensor, labels: Tensor) -> float:
             f"got {tuple(logits.shape)} and {tuple(labels.shape)}"
         )
     return (logits.argmax(1).cpu() == labels.cpu()).double().mean().item()
-
-
-def gaussian_wasserstein2(mean_x: Tensor, cov_x: Tensor, mean_y: Tensor, cov_y: Tensor) -> float:
-    """Wasserstein-2 distance between two Gaussians, in closed form.
-
-    ``W2^2 = |m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2)``, the last trace being
-    the Bures term (Dowson and Landau, 1982).
-
-    Args:
-        mean_x: shape (D,).
-        cov_x: symmetric positive semi-definite, shape (D, D).
-        mean_y: shape (D,).
-        cov_y: symmetric positive semi-definite, shape (D, D).
-
-    Returns:
-        W2 (not its square), in the units of the means.
-    """
-    # The trace of the root of A A^T, with A = C_x^1/2 C_y^1/2, is the sum of A's singular values:
-    # no root of a rounded, slightly negative eigenvalue is ever taken.
-    cov_x, cov_y = cov_x.double(), cov_y.double()
-    cross = torch.linalg.svdvals(_symmetric_root(cov_x) @ _symmetric_root(cov_y)).sum()
-    spread = torch.trace(cov_x) + torch.trace(cov_y) - 2 * cross
-    return float(((mean_x - mean_y).double().square().sum() + spread.clamp(min=0)).sqrt())
-
-
-def _symmetric_root(matrix: Tensor) -> Tensor:
-    """The symmetric square root of a positive semi-definite matrix, through its eigenvalues."""
-    values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
 
 def frechet_distance(features_x: Tensor, features_y: Tensor) -> float:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from course_lib.evaluation.metrics import pair, squared_distances
+from course_lib.transport.wasserstein import pair, squared_distances
 
 __all__ = ["precision_recall"]
 

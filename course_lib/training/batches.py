@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Batches", "Data", "step_seed"]
+__all__ = ["Batches", "Data", "step_seed", "take"]
 
 Data = Tensor | tuple[Tensor, Any] | Callable[..., Any]
 
@@ -41,9 +41,9 @@ class Batches:
     """Batches by number.
 
     Args:
-        data: x0 of shape (N, ...); or a tuple (x0, cond) with cond a tensor (N, ...) or a tuple of
-            such tensors; or a sampler, called as `data(n, generator=generator)`, that returns one
-            of the two with N = n (endless data).
+        data: x0 of shape (N, ...); or a tuple (x0, cond) with cond a tensor (N, ...), None, or a
+            tuple of such conditions; or a sampler, called as `data(n, generator=generator)`, that
+            returns one of the two with N = n (endless data).
         batch_size: number of examples of a step, over all processes.
         seed: seed of the run.
 
@@ -84,7 +84,7 @@ class Batches:
             x0, cond = _split(self.data)
             index = torch.randint(len(x0), (self.batch_size,), generator=generator)
         index = index[rank::world_size].to(x0.device)
-        return x0[index], _take(cond, index)
+        return x0[index], take(cond, index)
 
     @property
     def description(self) -> str:
@@ -110,15 +110,22 @@ def _split(data: Any) -> tuple[Tensor, Any]:
 def _check(x0: Tensor, cond: Any) -> None:
     if x0.ndim == 0 or len(x0) == 0:
         raise ValueError(f"data must hold at least one example; x0 has shape {tuple(x0.shape)}")
-    parts = cond if isinstance(cond, tuple) else () if cond is None else (cond,)
-    lengths = [len(part) for part in parts]
+    lengths = [len(part) for part in _parts(cond)]
     if any(length != len(x0) for length in lengths):
         raise ValueError(f"x0 has {len(x0)} examples, cond has {lengths}: they must agree")
 
 
-def _take(cond: Any, index: Tensor) -> Any:
+def _parts(cond: Any) -> list[Any]:
+    """The tensors of a condition, which may be None, a tensor, or a tuple of conditions."""
+    if isinstance(cond, tuple):
+        return [tensor for part in cond for tensor in _parts(part)]
+    return [] if cond is None else [cond]
+
+
+def take(cond: Any, index: Tensor | slice) -> Any:
+    """Rows of a condition: of a tensor, or of each part of a tuple; None stays None."""
     if cond is None:
         return None
     if isinstance(cond, tuple):
-        return tuple(_take(part, index) for part in cond)
+        return tuple(take(part, index) for part in cond)
     return cond[index]

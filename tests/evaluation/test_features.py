@@ -4,7 +4,6 @@ import re
 import sys
 import types
 
-import ot
 import pytest
 import torch
 from torch import nn
@@ -15,7 +14,6 @@ from course_lib.evaluation import (
     digit_logits,
     features,
     frechet_distance,
-    gaussian_wasserstein2,
 )
 
 
@@ -50,32 +48,6 @@ class TinyClassifier(nn.Module):
 
     def forward(self, images):
         return self.features(images)
-
-
-def test_gaussians_with_commuting_covariances():
-    # For diagonal covariances W2^2 is |m|^2 plus the squared differences of standard deviations.
-    value = gaussian_wasserstein2(
-        double([1.0, 0.0, 0.0]), torch.diag(double([4.0, 1.0, 0.0])),
-        double([0.0, 2.0, 0.0]), torch.diag(double([1.0, 9.0, 4.0])),
-    )  # fmt: skip
-    assert value**2 == pytest.approx(1 + 4 + 1 + 4 + 4, rel=1e-12)
-
-
-def test_gaussians_of_the_course_example():
-    # From N(0, diag(4, .25)) to N(0, [[1, .9], [.9, 2]]): W2^2 = 2.0802.
-    zero = torch.zeros(2)
-    value = gaussian_wasserstein2(
-        zero, torch.diag(torch.tensor([4.0, 0.25])), zero, torch.tensor([[1.0, 0.9], [0.9, 2.0]])
-    )
-    assert value**2 == pytest.approx(2.0802, abs=5e-5)
-
-
-def test_gaussians_agree_with_pot():
-    a, b = normal(5, 5), normal(5, 5, seed=1)
-    mean_a, mean_b = normal(5, seed=2), normal(5, seed=3)
-    expected = ot.gaussian.bures_wasserstein_distance(mean_a, mean_b, a @ a.T, b @ b.T)
-    value = gaussian_wasserstein2(mean_a, a @ a.T, mean_b, b @ b.T)
-    assert value == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_frechet_of_samples_with_known_moments():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from course_lib.evaluation import path_energy, straightness, wasserstein2
+from course_lib.transport import path_energy, straightness, wasserstein2
 
 
 def line(ts, progress=lambda t: t):
