@@ -10,6 +10,7 @@ from torch import nn
 
 from course_lib.cli.drawing import check_solver, preview
 from course_lib.cli.spaces import SampleSpace
+from course_lib.cli.teaching import begin_with, find_teacher, teacher_pairs
 from course_lib.denoisers import Denoiser
 from course_lib.training import fit
 from course_lib.training.recipe import build_model, build_objective
@@ -31,18 +32,24 @@ def train_recipe(config: Namespace, **overrides: Any) -> nn.Module:
         The averaged model.
 
     Raises:
-        ValueError: `fit` refuses an option, the data cannot be had, or sample images are asked of a
-            model that draws none.
+        ValueError: `fit` refuses an option, the data cannot be had, the teacher does not fit, or
+            sample images are asked of a model that draws none.
     """
     options = {**config.fit.as_dict(), **overrides}
     options["objective"] = build_objective(options["objective"])
     space = SampleSpace.of(config)
     model = build_model(config.model.as_dict(), options["seed"])
+    teacher = find_teacher(config, space)
+    if teacher is not None:
+        begin_with(model, teacher, config.teacher)
     check_solver(config.solver, config.scale)  # now, not when the training is done
     trainer = dict(options["trainer_options"] or {})
     callbacks = _callbacks(config, space, model, Path(options["checkpoint"] or "runs"))
     trainer["callbacks"] = [*trainer.get("callbacks", []), *callbacks]
     options["trainer_options"] = trainer
+    if config.pairs:
+        config.fit.checkpoint = options["checkpoint"]
+        return fit(model, teacher_pairs(config, space, model, teacher), **options)
     x0, labels = space.examples("train")
     return fit(model, (x0, labels if space.labels else None), **options)
 
