@@ -15,8 +15,10 @@ from benchmarks import (
     flows_mnist,
     guidance,
     overhead,
+    reflow,
     score_flows,
     solvers,
+    transport,
 )
 from benchmarks.measuring import machine
 
@@ -28,8 +30,10 @@ BENCHMARKS = {
     "flows": flows,
     "flows_mnist": flows_mnist,
     "score_flows": score_flows,
+    "transport": transport,
+    "reflow": reflow,
 }
-SHOWN = ("guidance", "conditioning", "flows", "flows_mnist", "score_flows")
+SHOWN = ("guidance", "conditioning", "flows", "flows_mnist", "score_flows", "reflow")
 ROOT = Path(__file__).parent.parent
 
 
