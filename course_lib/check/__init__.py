@@ -3,7 +3,7 @@
 One module a chapter, one checker an exercise. ``check.progress()`` shows what you have passed.
 """
 
-from course_lib.check import ddpm, flow_matching, guidance, score_flows, solvers
+from course_lib.check import ddpm, flow_matching, guidance, reflow_ot, score_flows, solvers
 from course_lib.check.checker import Case, Checker, Mistake
 from course_lib.check.overview import CHAPTERS, progress, progress_table
 from course_lib.check.verdict import Verdict
@@ -19,6 +19,7 @@ __all__ = [
     "guidance",
     "progress",
     "progress_table",
+    "reflow_ot",
     "score_flows",
     "solvers",
 ]
