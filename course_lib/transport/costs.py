@@ -139,7 +139,7 @@ class PointCloud:
         return _CloudKernel(self, f, g, epsilon)
 
     def span(self) -> float:
-        """(the largest |x| + the largest |y|)^2."""
+        """(the largest norm of x + the largest norm of y)^2."""
         far = sum(_norm(points.detach()).amax(1).sqrt() for points in (self.x, self.y))
         return float(torch.as_tensor(far).square().max())
 
@@ -150,7 +150,7 @@ def _norm(points: Tensor) -> Tensor:
 
 
 class _CloudKernel:
-    """The exponent is one matrix product: (2x, f - |x|^2, 1) times (y, 1, g - |y|^2)."""
+    """The exponent is one matrix product, ``(2x, f - |x|^2, 1)`` times ``(y, 1, g - |y|^2)``."""
 
     def __init__(self, cloud: PointCloud, f: Tensor, g: Tensor, epsilon: float) -> None:
         x, y = cloud.x.detach(), cloud.y.detach()

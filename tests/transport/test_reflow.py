@@ -134,6 +134,9 @@ def test_paths_straighten_round_by_round_and_one_step_is_enough(flow, tmp_path):
     weights = pairs.weights_hash(flow)
     rounds = [reflow.measure(), *reflow.train_reflow(2, **options)]
     assert [r.number for r in rounds] == [0, 1, 2]
+    for number in (1, 2):  # each round's pairs are those of the flow of the round before
+        note = json.loads((tmp_path / f"round_{number}" / "pairs" / "pairs.json").read_text())
+        assert note["weights"] == pairs.weights_hash(rounds[number - 1].denoiser)
     assert rounds[0].straightness > 3 * rounds[1].straightness
     assert rounds[1].straightness > 1.2 * rounds[2].straightness
     for r in rounds:
