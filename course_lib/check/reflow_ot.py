@@ -69,8 +69,8 @@ wasserstein_line = Checker(
     cases=_line_cases,
     mistakes=(
         Mistake(
-            "the numbers are paired as they come. Another pairing is cheaper: on the line it takes "
-            "a sort.",
+            "the numbers are paired as they come, and their paths cross. Another pairing is "
+            "cheaper.",
             _line(x_order=lambda x: x, y_order=lambda y: y),
         ),
         Mistake(
@@ -160,7 +160,7 @@ def _pair_cases(seed: int) -> Iterator[Case]:
         ((12, 1, 4, 4), torch.float32, "images, single precision"),
     ):
         x0, eps = 2 * draw(*shape).to(dtype), draw(*shape).to(dtype)
-        labels = draw(shape[0]).argsort() + 1
+        labels = draw(shape[0]).argsort() // 2 + 1  # most classes come twice
         right = x0.clone(), eps[_assignment(_squared(x0, eps))], labels.clone()
         yield Case(label, (x0, eps, labels), right)
 
@@ -185,6 +185,15 @@ def _greedy(x0: Tensor, eps: Tensor) -> Tensor:
         columns.append(int(cost[i].argmin()))
         cost[:, columns[-1]] = torch.inf
     return torch.tensor(columns)
+
+
+def _within(x0: Tensor, eps: Tensor, labels: Tensor) -> Paired:
+    """Pair each class for itself."""
+    paired = eps.clone()
+    for label in labels.unique():
+        own = labels == label
+        paired[own] = eps[own][_assignment(_squared(x0[own], eps[own]))]
+    return x0, paired, labels
 
 
 def _ranks(x0: Tensor, eps: Tensor) -> Tensor:
@@ -275,6 +284,11 @@ pair_optimally = Checker(
             "scipy returns two arrays, rows and columns. As an index the two pick single numbers; "
             "you need the columns alone.",
             _paired(lambda x0, eps, labels, p: (x0, eps[torch.arange(len(p)), p], labels)),
+        ),
+        Mistake(
+            "each class is paired for itself. Training with labels wants that; here the sum over "
+            "the whole batch is to be least.",
+            _within,
         ),
         Mistake(
             "one sample after the other takes the nearest noise that is left. The last ones pay "
@@ -533,6 +547,22 @@ def _without_axis(
     return f, -e * (log_a[:, None] + (f - cost) / e).logsumexp(0)
 
 
+@_by_formula
+def _without_any_axis(
+    f: Tensor, g: Tensor, log_a: Tensor, log_b: Tensor, cost: Tensor, e: float
+) -> tuple[Tensor, Tensor]:
+    f = -e * (log_b + (g - cost) / e).logsumexp(1)
+    return f, -e * (log_a + (f - cost) / e).logsumexp(0)
+
+
+@_by_formula
+def _with_flat_masses(
+    f: Tensor, g: Tensor, log_a: Tensor, log_b: Tensor, cost: Tensor, e: float
+) -> tuple[Tensor, Tensor]:
+    f = -e * (log_b + (g - cost) / e).logsumexp(1)
+    return f, -e * (log_a + (f[:, None] - cost) / e).logsumexp(0)
+
+
 def _scaling(start: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     """Sinkhorn with the kernel itself, from a start v of the columns' weights."""
 
@@ -561,7 +591,7 @@ sinkhorn_log = Checker(
             _scaling(lambda b: b),
         ),
         Mistake(
-            "this is the scaling without logarithms, from a start of ones. It underflows for a "
+            "this is the scaling without logarithms, from equal weights. It underflows for a "
             "small epsilon, and it starts at another plan.",
             _scaling(torch.ones_like),
         ),
@@ -596,6 +626,11 @@ sinkhorn_log = Checker(
             _sinkhorn(plan=lambda f, g, w, v, c, e: _plan(f, g, w, v, -c, e)),
         ),
         Mistake(
+            "the cost has the wrong sign, in the updates and in the plan: the dearest ways come "
+            "first.",
+            lambda a, b, cost, e, n: _sinkhorn()(a, b, -cost, e, n),
+        ),
+        Mistake(
             "the sums do not see the weights: each term has the weight of the point that is summed "
             "over.",
             _sinkhorn(lambda g, w, c, e: -e * ((g - c) / e).logsumexp(1)),
@@ -611,6 +646,10 @@ sinkhorn_log = Checker(
         Mistake(
             "in the plan the weights a_i b_j are missing.",
             _sinkhorn(plan=lambda f, g, w, v, c, e: ((f[:, None] + g - c) / e).exp()),
+        ),
+        Mistake(
+            "this is the exponent of the plan alone.",
+            _sinkhorn(plan=lambda f, g, w, v, c, e: (f[:, None] + g - c) / e),
         ),
         Mistake(
             "these are the logarithms of the plan.",
@@ -635,6 +674,14 @@ sinkhorn_log = Checker(
         Mistake(
             "f has one number for each row. Without a further axis it meets the columns.",
             _without_axis,
+        ),
+        Mistake(
+            "f and a have one number for each row. Without a further axis they meet the columns.",
+            _without_any_axis,
+        ),
+        Mistake(
+            "a has one number for each row. Without a further axis it meets the columns.",
+            _with_flat_masses,
         ),
         Mistake(
             "both potentials are updated from the old ones. The second must see the new first.",
@@ -790,6 +837,18 @@ def _root(matrix: Tensor, power: float = 0.5) -> Tensor:
     return vectors * values**power @ vectors.mT
 
 
+def _turned(matrix: Tensor, power: float = 0.5) -> Tensor:
+    """A root that lacks the second factor of eigenvectors."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors * values**power
+
+
+def _across(matrix: Tensor, power: float = 0.5) -> Tensor:
+    """A root with the transpose of the eigenvectors on the wrong side."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors.mT * values**power @ vectors
+
+
 def _mapped(
     outer: Callable[[Tensor], Tensor], inner: Callable[[Tensor, Tensor], Tensor]
 ) -> Callable[[Tensor, Tensor], Tensor]:
@@ -837,6 +896,35 @@ gaussian_map = Checker(
         Mistake(
             "an inverse root is missing on the right, so the map is not symmetric.",
             lambda x, y: _root(x, -0.5) @ _middle(x, y),
+        ),
+        Mistake(
+            "all of the inverse stands on the right, so the map is not symmetric. Matrices do not "
+            "change places.",
+            lambda x, y: _middle(x, y) @ torch.linalg.inv(x),
+        ),
+        Mistake(
+            "all of the inverse stands on the left, so the map is not symmetric. Matrices do not "
+            "change places.",
+            lambda x, y: torch.linalg.inv(x) @ _middle(x, y),
+        ),
+        Mistake(
+            "the eigenvectors stand on one side only of your roots. In V diag V^T they come twice.",
+            lambda x, y: _turned(x, -0.5) @ _turned(_turned(x) @ y @ _turned(x)) @ _turned(x, -0.5),
+        ),
+        Mistake(
+            "in your roots the transpose stands on the wrong side: `eigh` gives eigenvectors as "
+            "columns.",
+            lambda x, y: _across(x, -0.5) @ _across(_across(x) @ y @ _across(x)) @ _across(x, -0.5),
+        ),
+        Mistake(
+            "a matrix for `eigh` must be symmetric, for it reads one half only. C_y times the "
+            "inverse of C_x is not.",
+            lambda x, y: _root(y @ torch.linalg.inv(x)),
+        ),
+        Mistake(
+            "a matrix for `eigh` must be symmetric, for it reads one half only. The inverse of C_x "
+            "times C_y is not.",
+            lambda x, y: _root(torch.linalg.inv(x) @ y),
         ),
         Mistake(
             "the inverses outside are those of C_x. They must be those of its root.",
@@ -1153,6 +1241,27 @@ straightness_and_energy = Checker(
             _bending(lambda moves, dt: -moves),
         ),
         Mistake(
+            "the steps in time have shape (S,): without further axes they meet the coordinates.",
+            _bending(lambda moves, dt: moves / dt.flatten()),
+        ),
+        Mistake(
+            "the steps in time have shape (S,). One further axis is not enough: they meet the "
+            "samples.",
+            _bending(lambda moves, dt: moves / dt[..., 0]),
+        ),
+        Mistake(
+            "the moves are taken for velocities: divide each by its step in time, sign and all.",
+            _bending(lambda moves, dt: moves),
+        ),
+        Mistake(
+            "the squared moves are summed, and time is nowhere. A move is no velocity.",
+            _bending(lambda moves, dt: moves, integral=lambda e, dt: e.sum(0)),
+        ),
+        Mistake(
+            "roots are taken of all three. They are squares, and stay so.",
+            _bending(result=lambda cost, energy, bend: (cost.sqrt(), energy.sqrt(), bend.sqrt())),
+        ),
+        Mistake(
             "squared moves are added up, without a word of time: a finer grid gives less energy.",
             _bending(lambda moves, dt: -moves, integral=lambda e, dt: e.sum(0)),
         ),
@@ -1251,6 +1360,13 @@ def _regressed(
     return lambda c0, c1, t: divide(top(c0, c1, t), bottom(c0, c1, t))
 
 
+def _gradient_field(c0: Tensor, c1: Tensor, t: Tensor) -> Tensor:
+    """The symmetric M with M S + S M = dS/dt, where S is the covariance of x_t."""
+    values, vectors = torch.linalg.eigh((1 - t) ** 2 * c0 + t**2 * c1)
+    change = vectors.mT @ (2 * t * c1 - 2 * (1 - t) * c0) @ vectors
+    return vectors @ (change / (values[:, None] + values)) @ vectors.mT
+
+
 linear_velocity = Checker(
     chapter="reflow_ot",
     name="linear_velocity",
@@ -1297,6 +1413,19 @@ linear_velocity = Checker(
         Mistake(
             "this is minus the best guess of the data. Add that of the noise.",
             _regressed(lambda a, b, t: -(1 - t) * a),
+        ),
+        Mistake(
+            "this is the best guess of the data alone. What is the velocity made of?",
+            _regressed(lambda a, b, t: (1 - t) * a),
+        ),
+        Mistake(
+            "this is the best symmetric matrix, that of a gradient field. The mean velocity need "
+            "not be symmetric.",
+            _gradient_field,
+        ),
+        Mistake(
+            "the product was made symmetric by force. The mean velocity need not be symmetric.",
+            _regressed(divide=lambda n, s: (n @ torch.linalg.inv(s) + torch.linalg.inv(s) @ n) / 2),
         ),
         Mistake(
             "this is the covariance of velocity and x_t. It must be divided by that of x_t.",
@@ -1478,6 +1607,15 @@ reflow_experiment = Checker(
             _rounds(lambda flow, a, b: b @ flow),
         ),
         Mistake(
+            "after a round the flow is transposed. It carries noise to data as it stands.",
+            _rounds(lambda flow, a, b: flow.mT @ b),
+        ),
+        Mistake(
+            "after a round you take the covariance of the data alone. The coupling is that of data "
+            "and noise.",
+            _rounds(lambda flow, a, b: flow @ b @ flow.mT),
+        ),
+        Mistake(
             "this starts from independent data and noise. The coupling to start from is given.",
             _rounds(begin=torch.zeros_like),
         ),
@@ -1506,6 +1644,24 @@ reflow_experiment = Checker(
         Mistake(
             "the costs of reflow are right. In the optimum the root in the middle is missing.",
             _rounds(best=lambda a, b: _coupling_cost(a, b, _root(a) @ b @ _root(a))),
+        ),
+        Mistake(
+            "the costs of reflow are right. In the optimum the root is taken of a trace. It is the "
+            "trace of a root.",
+            _rounds(
+                best=lambda a, b: (
+                    a.trace() + b.trace() - 2 * (_root(a) @ b @ _root(a)).trace().sqrt()
+                )
+            ),
+        ),
+        Mistake(
+            "the costs of reflow are right. In the optimum `eigvalsh` gets the product of the two "
+            "covariances, which is not symmetric; it reads one half of it only.",
+            _rounds(
+                best=lambda a, b: (
+                    a.trace() + b.trace() - 2 * torch.linalg.eigvalsh(a @ b).sqrt().sum()
+                )
+            ),
         ),
         Mistake(
             "the costs of reflow are right. The optimum counts the product once; it counts twice.",

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Cost", "CostMatrix", "Kernel", "PointCloud"]
+__all__ = ["Cost", "CostMatrix", "Kernel", "PointCloud", "gibbs"]
 
 BLOCK = 2**22  # numbers of a block: 32 MB
 
@@ -63,13 +63,18 @@ class CostMatrix:
 
     def kernel(self, f: Tensor, g: Tensor, epsilon: float) -> Kernel:
         """The kernel, stored too: an iteration is two products with it."""
-        exponent = (f[:, :, None] + g[:, None, :]).sub_(self.matrix.detach()).div_(epsilon)
-        return _StoredKernel(exponent.exp_())
+        return _StoredKernel(gibbs(f, g, self.matrix.detach(), epsilon))
 
     def span(self) -> float:
-        """The largest difference between two costs of one problem."""
-        low, high = torch.aminmax(self.matrix.detach().flatten(1), dim=1)
-        return float((high - low).max())
+        """The largest difference between two costs, of all problems."""
+        low, high = torch.aminmax(self.matrix.detach())
+        return float(high - low)
+
+
+def gibbs(f: Tensor, g: Tensor, cost: Tensor, epsilon: float) -> Tensor:
+    """``exp((f_i + g_j - C_ij) / epsilon)``, (B, n, m), in one piece of memory; differentiable."""
+    exponent = (f / epsilon)[:, :, None] + (g / epsilon)[:, None, :]
+    return exponent.sub_(cost, alpha=1 / epsilon).exp_()
 
 
 class _StoredKernel:
@@ -84,9 +89,9 @@ class _StoredKernel:
 
 
 def _product(matrices: Tensor, vectors: Tensor) -> Tensor:
-    if len(matrices) == 1:  # a plain product is much faster than a batch of one
+    if len(matrices) == 1:  # a plain product is faster than a batch of one
         return torch.mv(matrices[0], vectors[0])[None]
-    return torch.bmm(matrices, vectors[..., None])[..., 0]
+    return torch.bmm(vectors[:, None], matrices.mT)[:, 0]  # and rows are faster than columns
 
 
 class PointCloud:

@@ -184,7 +184,7 @@ class ReflowTrainer:
     def distill(self, *, pairs: int = 20_000, steps: int, **options: Any) -> Denoiser:
         """Train a copy of the last flow to take its whole path in one step.
 
-        The loss is ``|x0 - (eps - v(eps, 1))|^2`` on pairs of that flow (Liu et al., 2023,
+        The loss is ``|x0 - (eps - u(eps, 1))|^2`` on pairs of that flow (Liu et al., 2023,
         algorithm 1, "Distill"): the one of reflow, at t = 1 alone. See :func:`one_step`.
 
         Args:
@@ -327,7 +327,7 @@ def reflow_loss(denoiser: Denoiser, x0: Tensor, cond: Any = None, **options: Any
 
 
 def one_step_loss(denoiser: Denoiser, x0: Tensor, cond: Any = None, **options: Any) -> Tensor:
-    """The same at t = 1 alone, ``|x0 - (eps - v(eps, 1))|^2`` (Liu et al., 2023, section 2.1).
+    """The same at t = 1 alone, ``|x0 - (eps - u(eps, 1))|^2`` (Liu et al., 2023, section 2.1).
 
     Args:
         denoiser: the student of one step, on the path Linear.

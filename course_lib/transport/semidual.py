@@ -18,6 +18,7 @@ from course_lib.transport.costs import Cost, Kernel
 __all__ = ["Curvature", "Potentials", "conjugate_gradients", "maximise"]
 
 RATIO = 4.0  # from one epsilon to the next, see `_schedule`
+START = 50.0  # span of the costs at the first epsilon, in units of it
 ROUGH = 1e-2  # marginal error at which the next epsilon begins
 NEWTON_BELOW = 0.1  # marginal error below which Newton's step is worth its price
 SCALINGS = 5  # Sinkhorn's iterations at least, at each epsilon
@@ -55,15 +56,15 @@ def maximise(
 
 
 def _schedule(span: float, epsilon: float) -> Iterator[float]:
-    """Falling epsilons, each a quarter of the one before (Schmitzer, 2019, section 3.3).
+    """Falling epsilons, each a quarter of the one before (Schmitzer, 2019).
 
-    They save iterations, and they keep every kernel in range without a logarithm: at the first,
-    no exponent is below -1. At each next one, every row of the old kernel has a weighted mean of 1,
-    so some exponent is not negative, and stays so when epsilon falls; the largest grows fourfold,
-    from log(1 / b_j) at most.
+    They save iterations, and they keep every kernel in range without a logarithm. At the first,
+    no exponent is below -START. At each next one, every row of the old kernel has a weighted mean
+    of 1, so some exponent is not negative, and stays so when epsilon falls; the largest grows
+    fourfold, from log(1 / b_j) at most.
     """
     stages = 0
-    while epsilon * RATIO**stages < span:
+    while epsilon * RATIO**stages * START < span:
         stages += 1
     for stage in range(stages, -1, -1):
         yield epsilon * RATIO**stage

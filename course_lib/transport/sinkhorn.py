@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from course_lib.transport.costs import Cost, CostMatrix, PointCloud
+from course_lib.transport.costs import Cost, CostMatrix, PointCloud, gibbs
 from course_lib.transport.semidual import Curvature, conjugate_gradients, maximise
 
 __all__ = ["Plan", "sinkhorn", "sinkhorn_divergence"]
@@ -121,8 +121,8 @@ class Plan:
 
         def one(which: slice) -> Tensor:
             cost = self._cost.block(which)
-            exponent = (f[:, which, None] + g[:, None] - cost) / self._epsilon
-            return function(a[:, which, None] * b[:, None] * exponent.exp(), cost, which)
+            kernel = gibbs(f[:, which], g, cost, self._epsilon)
+            return function((kernel * a[:, which, None]).mul_(b[:, None]), cost, which)
 
         return [checkpoint(one, s, use_reentrant=False) for s in self._cost.blocks()]
 
@@ -238,9 +238,10 @@ def _problem(cost: Tensor | PointCloud) -> tuple[Cost, bool, torch.dtype]:
         raise ValueError(
             f"cost must have shape (n, m) or (B, n, m), none of them 0; got {tuple(cost.shape)}"
         )
-    if not bool(torch.isfinite(cost).all()):
+    matrix = CostMatrix(cost.double().reshape(-1, *cost.shape[-2:]))
+    if not math.isfinite(matrix.span()):
         raise ValueError("cost must be finite; it contains NaN or infinity")
-    return CostMatrix(cost.double().reshape(-1, *cost.shape[-2:])), cost.ndim == 2, cost.dtype
+    return matrix, cost.ndim == 2, cost.dtype
 
 
 def _weights(given: Tensor | None, name: str, batch: int, size: int, cost: Cost) -> Tensor:

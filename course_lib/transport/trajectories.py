@@ -9,7 +9,7 @@ __all__ = ["path_energy", "straightness"]
 def straightness(trajectory: Tensor, ts: Tensor | None = None) -> float:
     """Straightness of rectified flow: 0 when, and only when, every path is straight and steady.
 
-    ``S(Z) = integral of E |(Z_end - Z_start) / T - dZ/dt|^2 dt`` over a time T (Liu et al., 2022,
+    ``S(Z) = integral of E |(Z_end - Z_start) / T - dZ/dt|^2 dt`` over a time T (Liu et al., 2023,
     "Flow straight and fast", there with T = 1), with dZ/dt constant between the times of ``ts``.
     A flow with S = 0 is solved exactly by one Euler step.
 
