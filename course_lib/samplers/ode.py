@@ -201,7 +201,8 @@ class _StepControl:
         """x at ``stop``, and its slope there."""
         slope = velocity(x, t) if self.slope is None else self.slope
         if self.length is None:  # Hairer, Norsett & Wanner, "Solving ODEs I", II.4, first guess
-            self.length = 0.01 * self._size(x, x) / max(1e-12, self._size(slope, x))
+            guess = 0.01 * self._size(x, x) / max(1e-12, self._size(slope, x))
+            self.length = max(guess, 1e-6)  # x = 0 would give no step at all
         for _ in range(self.max_steps):
             if t <= stop:
                 self.slope = slope

@@ -122,7 +122,9 @@ class Plan:
         def one(which: slice) -> Tensor:
             cost = self._cost.block(which)
             kernel = gibbs(f[:, which], g, cost, self._epsilon)
-            return function((kernel * a[:, which, None]).mul_(b[:, None]), cost, which)
+            # In place where no gradient needs the kernel: memory costs more time than arithmetic.
+            times = kernel.mul if kernel.requires_grad else kernel.mul_
+            return function(times(a[:, which, None]).mul_(b[:, None]), cost, which)
 
         return [checkpoint(one, s, use_reentrant=False) for s in self._cost.blocks()]
 

@@ -150,6 +150,15 @@ def test_a_field_that_stands_still():
     torch.testing.assert_close(dopri5(denoiser, one, ENDS), one)
 
 
+def test_a_start_at_zero(denoiser):
+    zero = torch.zeros(1, 2, dtype=torch.float64)
+    near = torch.full_like(zero, 1e-7)
+    from_zero, from_near = (
+        dopri5(denoiser, x, torch.tensor([1.0, 0.0]), atol=1e-8, rtol=1e-8) for x in (zero, near)
+    )
+    torch.testing.assert_close(from_zero, from_near, rtol=1e-4, atol=1e-4)
+
+
 def test_dopri5_options_are_checked(denoiser, x):
     with pytest.raises(ValueError, match="took max_steps = 3 steps and is still at t = 0"):
         dopri5(denoiser, x, ENDS, max_steps=3)
