@@ -19,7 +19,8 @@ def test_recipes_come_for_both_data_sets():
     larger = {"ddpm_dit_digits", "flow_dit_digits"}  # for longer, which ship too
     flows = {f"flow_diffusion_{on}" for on in ("toy", "mnist", "mnist_latent", "latent")}
     flows |= {"transformer_flow_mnist", "vae_mnist"}
-    assert set(recipe.recipes()) == both | larger | flows
+    few_steps = {"reflow_digits", "reflow_mnist"}
+    assert set(recipe.recipes()) == both | larger | flows | few_steps
 
 
 @pytest.mark.parametrize("name", recipe.recipes())
@@ -34,6 +35,7 @@ def test_every_recipe_builds_a_model_and_an_objective_that_fit_its_data(name):
         assert config.solver in SOLVERS
     objective = recipe.build_objective(config.fit.as_dict()["objective"])
     cond = labels if config.labels else None
+    cond = (torch.randn_like(images), cond) if config.pairs else cond
     loss = objective(model, images, cond, generator=torch.Generator().manual_seed(0))
     assert loss.shape == ()
     assert loss.isfinite()
