@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Batches", "Data", "step_seed", "take"]
+__all__ = ["Batches", "Data", "step_seed", "to_device"]
 
 Data = Tensor | tuple[Tensor, Any] | Callable[..., Any]
 
@@ -84,7 +84,7 @@ class Batches:
             x0, cond = _split(self.data)
             index = torch.randint(len(x0), (self.batch_size,), generator=generator)
         index = index[rank::world_size].to(x0.device)
-        return x0[index], take(cond, index)
+        return x0[index], _take(cond, index)
 
     @property
     def description(self) -> str:
@@ -122,10 +122,17 @@ def _parts(cond: Any) -> list[Any]:
     return [] if cond is None else [cond]
 
 
-def take(cond: Any, index: Tensor | slice) -> Any:
+def _take(cond: Any, index: Tensor) -> Any:
     """Rows of a condition: of a tensor, or of each part of a tuple; None stays None."""
     if cond is None:
         return None
     if isinstance(cond, tuple):
-        return tuple(take(part, index) for part in cond)
+        return tuple(_take(part, index) for part in cond)
     return cond[index]
+
+
+def to_device(cond: Any, device: Any) -> Any:
+    """A condition on another device: a tensor, or each part of a tuple; None stays None."""
+    if isinstance(cond, tuple):
+        return tuple(to_device(part, device) for part in cond)
+    return cond if cond is None else cond.to(device)

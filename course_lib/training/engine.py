@@ -20,7 +20,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from course_lib.training.batches import Batches, step_seed
+from course_lib.training.batches import Batches, step_seed, to_device
 from course_lib.training.checkpoints import checkpoint_path
 from course_lib.training.sharding import shard
 from course_lib.training.shares import SharedDraws
@@ -104,7 +104,7 @@ class Engine(LightningModule):
         generator = self._generator(1)
         with self._shared(generator, len(x0)):
             loss = self.objective(
-                self.model, x0.to(self.device), _to(cond, self.device), generator=generator
+                self.model, x0.to(self.device), to_device(cond, self.device), generator=generator
             )
         self._record(self._agree(loss), step)
         return loss
@@ -215,12 +215,6 @@ def _describe(model: nn.Module) -> str:
 def _no_addresses(value: object) -> str:
     """The string of a value, the same in every process."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", str(value))
-
-
-def _to(cond: Any, device: torch.device) -> Any:
-    if isinstance(cond, tuple):
-        return tuple(_to(part, device) for part in cond)
-    return cond if cond is None else cond.to(device)
 
 
 def _seed_global(seed: int, device: torch.device) -> None:

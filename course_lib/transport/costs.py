@@ -52,6 +52,8 @@ class CostMatrix:
 
     def __init__(self, matrix: Tensor) -> None:
         self.matrix, self.shape = matrix, (matrix.shape[0], matrix.shape[1], matrix.shape[2])
+        low, high = torch.aminmax(matrix.detach())
+        self._span = float(high - low)
 
     def blocks(self) -> Iterator[slice]:
         """All rows at once."""
@@ -67,8 +69,7 @@ class CostMatrix:
 
     def span(self) -> float:
         """The largest difference between two costs, of all problems."""
-        low, high = torch.aminmax(self.matrix.detach())
-        return float(high - low)
+        return self._span
 
 
 def gibbs(f: Tensor, g: Tensor, cost: Tensor, epsilon: float) -> Tensor:

@@ -26,13 +26,13 @@ from course_lib.samplers.sde import (
     predictor_corrector,
     sde_dpm_solver_pp_2m,
 )
-from course_lib.training.batches import Data, step_seed
+from course_lib.training.batches import Data, step_seed, to_device
 from course_lib.training.fit import fit
 from course_lib.transport.couplings import fixed_pairs
 from course_lib.transport.pairs import Pairs, collect_pairs, tensor_hash, weights_hash
 from course_lib.transport.trajectories import path_energy, straightness
 
-__all__ = ["Pairs", "ReflowTrainer", "Round", "one_step", "one_step_loss", "reflow_loss"]
+__all__ = ["ReflowTrainer", "Round", "one_step", "one_step_loss", "reflow_loss"]
 
 _RANDOM = (ancestral, euler_maruyama, predictor_corrector, sde_dpm_solver_pp_2m)
 _DRAWS, _MEASURED = 1_000_000, 2_000_000  # streams of the seed, far from those of fit
@@ -139,7 +139,7 @@ class ReflowTrainer:
 
         def make(batch: int, size: int) -> Pairs:
             z, cond = self._draw(denoiser, size, batch, stream)
-            return Pairs(self._solve(denoiser, z, cond).cpu(), z.cpu(), _to(cond, "cpu"))
+            return Pairs(self._solve(denoiser, z, cond).cpu(), z.cpu(), to_device(cond, "cpu"))
 
         folder = self._folder(name or f"round_{number}", "pairs")
         recipe = self._recipe(denoiser, number, *self._draw(denoiser, 2, 0, stream))
@@ -263,7 +263,7 @@ class ReflowTrainer:
             )
         cond = None if self.conditions is None else self.conditions(n, generator=generator)
         reference = next(denoiser.parameters(), next(denoiser.buffers(), torch.empty(0)))
-        return z.to(reference), _to(cond, reference.device)
+        return z.to(reference), to_device(cond, reference.device)
 
     def _normal(self, n: int, *, generator: torch.Generator) -> Tensor:
         return torch.randn(n, *self.shape, generator=generator)
@@ -358,9 +358,3 @@ def _deterministic(solver: str | Solver) -> Solver:
             f"solver must be of the ODE, such as heun; {found.__name__} draws noise on the way"
         )
     return found
-
-
-def _to(cond: Any, device: Any) -> Any:
-    if isinstance(cond, tuple):
-        return tuple(_to(part, device) for part in cond)
-    return cond if cond is None else cond.to(device)
