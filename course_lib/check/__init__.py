@@ -3,7 +3,15 @@
 One module a chapter, one checker an exercise. ``check.progress()`` shows what you have passed.
 """
 
-from course_lib.check import ddpm, flow_matching, guidance, reflow_ot, score_flows, solvers
+from course_lib.check import (
+    consistency,
+    ddpm,
+    flow_matching,
+    guidance,
+    reflow_ot,
+    score_flows,
+    solvers,
+)
 from course_lib.check.checker import Case, Checker, Mistake
 from course_lib.check.overview import CHAPTERS, progress, progress_table
 from course_lib.check.verdict import Verdict
@@ -14,6 +22,7 @@ __all__ = [
     "Checker",
     "Mistake",
     "Verdict",
+    "consistency",
     "ddpm",
     "flow_matching",
     "guidance",

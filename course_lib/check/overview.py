@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from course_lib.check import ddpm, flow_matching, guidance, reflow_ot, score_flows, solvers
+from course_lib.check import (
+    consistency,
+    ddpm,
+    flow_matching,
+    guidance,
+    reflow_ot,
+    score_flows,
+    solvers,
+)
 from course_lib.check.checker import Checker
 from course_lib.check.progress import passed_exercises, progress_path
 from course_lib.check.verdict import print_marks
@@ -15,6 +23,7 @@ CHAPTERS: dict[str, tuple[Checker, ...]] = {
     "flow_matching": flow_matching.CHECKERS,
     "score_flows": score_flows.CHECKERS,
     "reflow_ot": reflow_ot.CHECKERS,
+    "consistency": consistency.CHECKERS,
     "solvers": solvers.CHECKERS,
 }
 """The checkers of each chapter, in the order of its exercises."""

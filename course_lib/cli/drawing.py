@@ -12,6 +12,7 @@ from tqdm import tqdm
 from course_lib import samplers
 from course_lib.cli.spaces import SampleSpace
 from course_lib.denoisers import Denoiser
+from course_lib.distillation import consistency, mean_flow
 from course_lib.flows import direct
 from course_lib.guidance import ClassifierFreeGuidance, NegativePrompt
 from course_lib.samplers import sample
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SOLVERS", "check_solver", "draw_samples", "preview"]
 
-SOLVERS: dict[str, Solver] = {**samplers.SOLVERS, "direct": direct}
-"""The solvers of the command line by name: those of all denoisers, and that of score flows."""
+OWN = {f.__name__: f for f in (direct, consistency, mean_flow)}
+SOLVERS: dict[str, Solver] = {**samplers.SOLVERS, **OWN}
+"""The solvers of the command line by name: those of all denoisers, and those of special ones."""
 BATCH = 250  # fixed, so that samples are a function of seed and number alone
 COLUMNS, ROWS, POINTS = 10, 2, 1000  # of a preview
 
@@ -61,7 +63,8 @@ def draw_samples(
 
     Raises:
         ValueError: an argument is out of range.
-        TypeError: the solver "direct" is asked of what is no score flow.
+        TypeError: the solver "direct" is asked of what is no score flow, or "mean_flow" of what
+            is no mean flow.
     """
     if n < 1:
         raise ValueError(f"num_samples must be at least 1; got {n}")
@@ -84,13 +87,13 @@ def check_solver(name: str, scale: float, negative: int | None = None) -> Solver
     """The solver of that name.
 
     Raises:
-        ValueError: there is none, or it is "direct" and guidance is asked for.
+        ValueError: there is none, or guidance is asked for and it is "direct" or "mean_flow".
     """
     if name not in SOLVERS:
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)}; got {name!r}")
-    if name == "direct" and (scale != 1 or negative is not None):
+    if name in ("direct", "mean_flow") and (scale != 1 or negative is not None):
         raise ValueError(
-            f"solver direct knows no guidance: scale must be 1, without a negative label; "
+            f"solver {name} knows no guidance: scale must be 1, without a negative label; "
             f"got scale {scale}, negative label {negative}"
         )
     return SOLVERS[name]

@@ -1,7 +1,9 @@
-"""A model that teaches another: its weights to begin with, and its samples to train on."""
+"""A model that teaches another: its weights to begin with, its samples, its answers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,12 @@ from torch import Tensor, nn
 from course_lib.cli.models import find_denoiser
 from course_lib.cli.spaces import SampleSpace
 from course_lib.denoisers import Denoiser
+from course_lib.distillation import (
+    IntervalDenoiser,
+    MeanFlowLoss,
+    ProgressiveDistillation,
+    ProgressiveLoss,
+)
 from course_lib.guidance import ClassifierFreeGuidance
 from course_lib.training.batches import Data
 from course_lib.transport import ReflowTrainer
@@ -19,7 +27,7 @@ from course_lib.transport import ReflowTrainer
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
-__all__ = ["begin_with", "find_teacher", "teacher_pairs"]
+__all__ = ["begin_with", "find_teacher", "in_stages", "taught", "teacher_pairs"]
 
 SOLVER, BATCH = "dpm_solver_pp_2m", 200
 
@@ -59,9 +67,54 @@ def begin_with(model: nn.Module, teacher: Denoiser, name: str) -> None:
     """
     source = teacher.denoiser if isinstance(teacher, ClassifierFreeGuidance) else teacher
     try:
-        model.load_state_dict(source.state_dict())
+        if isinstance(model, IntervalDenoiser):
+            model.begin_with(source)
+        else:
+            model.load_state_dict(source.state_dict())
     except RuntimeError as error:
         raise ValueError(f"the model must be built like its teacher {name}: {error}") from error
+
+
+def taught(objective: Callable[..., Any], teacher: Denoiser | None) -> Callable[..., Any]:
+    """The objective, with the teacher in the field that it has for one; so for one that it wraps.
+
+    Raises:
+        ValueError: the objective cannot do without, and there is none.
+    """
+    if not is_dataclass(objective) or isinstance(objective, type):
+        return objective
+    if hasattr(objective, "objective"):
+        return replace(objective, objective=taught(objective.objective, teacher))
+    if not hasattr(objective, "teacher"):
+        return objective
+    if teacher is None and not isinstance(objective, MeanFlowLoss):
+        raise ValueError(f"{type(objective).__name__} needs a teacher: --teacher NAME")
+    return replace(objective, teacher=teacher)
+
+
+def in_stages(
+    config: Namespace, model: Any, teacher: Denoiser | None, data: Data, **options: Any
+) -> nn.Module:
+    """Progressive distillation: the last student of the recipe's stages.
+
+    Args:
+        config: the recipe.
+        model: the student to begin with.
+        teacher: what `find_teacher` returns.
+        data: as for `fit`.
+        options: of `fit`; the objective is that of progressive distillation.
+
+    Raises:
+        ValueError: there is no teacher, the objective is another, the stages do not halve, or
+            `fit` refuses an option.
+        KeyboardInterrupt: Ctrl-C stopped a stage; the same command goes on from there.
+    """
+    if teacher is None or not isinstance(options.pop("objective"), ProgressiveLoss):
+        raise ValueError("stages need a --teacher, and the objective ProgressiveLoss")
+    own = {name: options.pop(name) for name in ("seed", "progress")}
+    folder = Path(options.pop("checkpoint") or "runs")
+    run = ProgressiveDistillation(teacher, student=model, folder=folder, **own)
+    return run.run(data, config.stages, **options)[-1]
 
 
 def teacher_pairs(config: Namespace, space: SampleSpace, model: Any, teacher: Any) -> Data:

@@ -10,7 +10,7 @@ from torch import nn
 
 from course_lib.cli.drawing import check_solver, preview
 from course_lib.cli.spaces import SampleSpace
-from course_lib.cli.teaching import begin_with, find_teacher, teacher_pairs
+from course_lib.cli.teaching import begin_with, find_teacher, in_stages, taught, teacher_pairs
 from course_lib.denoisers import Denoiser
 from course_lib.training import fit
 from course_lib.training.recipe import build_model, build_objective
@@ -36,12 +36,12 @@ def train_recipe(config: Namespace, **overrides: Any) -> nn.Module:
             sample images are asked of a model that draws none.
     """
     options = {**config.fit.as_dict(), **overrides}
-    options["objective"] = build_objective(options["objective"])
     space = SampleSpace.of(config)
     model = build_model(config.model.as_dict(), options["seed"])
     teacher = find_teacher(config, space)
     if teacher is not None:
         begin_with(model, teacher, config.teacher)
+    options["objective"] = taught(build_objective(options["objective"]), teacher)
     check_solver(config.solver, config.scale)  # now, not when the training is done
     trainer = dict(options["trainer_options"] or {})
     callbacks = _callbacks(config, space, model, Path(options["checkpoint"] or "runs"))
@@ -51,7 +51,10 @@ def train_recipe(config: Namespace, **overrides: Any) -> nn.Module:
         config.fit.checkpoint = options["checkpoint"]
         return fit(model, teacher_pairs(config, space, model, teacher), **options)
     x0, labels = space.examples("train")
-    return fit(model, (x0, labels if space.labels else None), **options)
+    data = x0, labels if space.labels else None
+    if config.stages:
+        return in_stages(config, model, teacher, data, **options)
+    return fit(model, data, **options)
 
 
 def _callbacks(config: Namespace, space: SampleSpace, model: nn.Module, folder: Path) -> list[Any]:

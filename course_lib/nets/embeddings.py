@@ -43,13 +43,16 @@ class Embedded(NamedTuple):
     """What stands beside the image at every pixel, shape (B, LABEL_CHANNELS); or None."""
 
 
-def sinusoidal(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
-    """Cosines and sines of 1000 t at geometrically spaced frequencies.
+def sinusoidal(
+    t: Tensor, dim: int, max_period: float = 10_000.0, rate: float = 1000.0
+) -> Tensor:
+    """Cosines and sines of ``rate * t`` at geometrically spaced frequencies.
 
     Args:
-        t: Times in [0, 1], shape (B,). The factor 1000 brings them to the scale of DDPM's steps.
+        t: Times in [0, 1], shape (B,).
         dim: Number of features, even.
-        max_period: The longest period is 2 pi max_period, in units of 1/1000.
+        max_period: The longest period is 2 pi max_period, in units of 1/rate.
+        rate: The highest frequency. 1000 brings times to the scale of DDPM's steps.
 
     Returns:
         Features in [-1, 1], shape (B, dim).
@@ -57,9 +60,9 @@ def sinusoidal(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
     References:
         Vaswani et al. 2017, "Attention Is All You Need", section 3.5.
     """
-    t = t.to(torch.promote_types(t.dtype, torch.float32))  # 1000 t needs more than half precision
+    t = t.to(torch.promote_types(t.dtype, torch.float32))  # rate t needs more than half precision
     exponents = torch.arange(dim // 2, dtype=t.dtype, device=t.device) / (dim // 2)
-    angles = 1000 * t[:, None] * torch.exp(-math.log(max_period) * exponents)
+    angles = rate * t[:, None] * torch.exp(-math.log(max_period) * exponents)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
@@ -119,7 +122,7 @@ class ConditionEmbedding(nn.Module):
         if conditioning not in get_args(Conditioning):
             known = ", ".join(get_args(Conditioning))
             raise ValueError(f"conditioning must be one of {known}; got {conditioning!r}")
-        self.num_classes, self.features = num_classes, 64
+        self.num_classes, self.features, self.rate = num_classes, 64, 1000.0
         self.conditioning = conditioning if num_classes is not None else None
         self.time = nn.Sequential(nn.Linear(self.features, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.context_dim = dim if self.conditioning == "cross_attention" else context_dim
@@ -150,7 +153,7 @@ class ConditionEmbedding(nn.Module):
             ValueError: If `cond` is not what the net was built for, or has a wrong shape.
         """
         dtype = next(self.time.parameters()).dtype
-        vector = self.time(sinusoidal(t, self.features).to(dtype))
+        vector = self.time(sinusoidal(t, self.features, rate=self.rate).to(dtype))
         if self.num_classes is not None:
             return self._with_label(vector, _labels(cond, t, self.num_classes))
         if self.context_dim is not None:

@@ -7,6 +7,7 @@ what the course teaches: draw a batch, take the loss, step, average the weights.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -62,6 +63,7 @@ class Engine(LightningModule):
         model: the network or denoiser to train.
         batches: the data, by number of the step.
         objective: called as `objective(model, x0, cond, generator=generator)`; returns a scalar.
+            If it takes `progress`, it is given `progress=step / steps` as well.
         config: keyword options of `fit` that shape the result (steps, lr, ema, grad_clip,
             lr_schedule, and lr_step and lr_gamma if it is "step"); a checkpoint remembers them.
         folder: folder for checkpoints, or None.
@@ -84,6 +86,7 @@ class Engine(LightningModule):
         self.losses: list[float] = []
         self.interrupted = False
         self.description = _describe(model)  # now, while it is whole
+        self.tells_progress = _takes_progress(objective)
 
     def configure_model(self) -> None:
         """Split model and average over the processes, if the strategy is FSDP."""
@@ -101,10 +104,12 @@ class Engine(LightningModule):
         x0, cond = self.batches.batch(step, rank, self.trainer.world_size)
         # For dropout, which knows no generator.
         _seed_global(step_seed(self.batches.seed, step, 1 + rank), self.device)
-        generator = self._generator(1)
-        with self._shared(generator, len(x0)):
+        options: dict[str, Any] = {"generator": self._generator(1)}
+        if self.tells_progress:
+            options["progress"] = step / self.config["steps"]
+        with self._shared(options["generator"], len(x0)):
             loss = self.objective(
-                self.model, x0.to(self.device), to_device(cond, self.device), generator=generator
+                self.model, x0.to(self.device), to_device(cond, self.device), **options
             )
         self._record(self._agree(loss), step)
         return loss
@@ -164,7 +169,7 @@ class Engine(LightningModule):
             "seed": self.batches.seed,
             **self.config,
         }
-        if self.config["lr_schedule"] != "cosine":
+        if self.config["lr_schedule"] != "cosine" and not self.tells_progress:
             config.pop("steps")  # the others do not look ahead: such a run can be prolonged
         return config
 
@@ -202,6 +207,14 @@ class Engine(LightningModule):
     def _average(self, averaged: Any, current: Any, updates: Any) -> None:
         decay = ema_decay(self.config["ema"], int(updates))
         torch._foreach_lerp_(list(averaged), list(current), 1 - decay)
+
+
+def _takes_progress(objective: Callable[..., Any]) -> bool:
+    """Whether an objective has the keyword `progress`, or wraps one that has."""
+    parameters = inspect.signature(objective).parameters
+    wraps = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    inner = getattr(objective, "objective", None)  # of ConditionDropout, which passes options on
+    return "progress" in parameters or (wraps and callable(inner) and _takes_progress(inner))
 
 
 def _describe(model: nn.Module) -> str:

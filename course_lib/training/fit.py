@@ -62,6 +62,7 @@ def fit(
         data: x0 of shape (N, ...); a tuple (x0, cond); or a sampler, called as
             `data(n, generator=generator)`, that returns one of the two (endless data).
         objective: called as `objective(denoiser, x0, cond, generator=generator)`; returns a scalar.
+            One that takes the keyword `progress` is given `progress=step / steps`, in [0, 1), too.
         steps: number of optimizer steps in all, those of a resumed run included.
         batch_size: examples of a step, over all processes.
         lr: learning rate of Adam.

@@ -93,6 +93,7 @@ def recipe_parser(
     add("--pairs", type=int, default=0, help="pairs of noise and sample that the teacher makes")
     add("--teacher-scale", type=float, default=1.0, help="guidance scale of its samples")
     add("--teacher-steps", type=int, default=20, help="steps of its solver")
+    add("--stages", type=list[int], default=[], help="steps of each progressive student, halving")
     add("--sample-every", type=int, default=0, help="steps between sample images; 0: none")
     add("--scale", type=float, default=1.0, help="guidance scale of samples, with labels")
     add("--solver", default="dpm_solver_pp_2m", help="solver for samples and last measurement")

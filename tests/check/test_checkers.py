@@ -120,8 +120,8 @@ def _tensors(case):
     return [a for a in case.args if torch.is_tensor(a)]
 
 
-# These take no samples: a table of betas in double precision; plain numbers.
-NO_SAMPLES = ("v_weight", "next_step_size")
+# These take no samples: a table of betas in double precision; plain numbers; steps of training.
+NO_SAMPLES = ("v_weight", "next_step_size", "doubling_curriculum")
 
 
 @each_checker

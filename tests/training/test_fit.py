@@ -274,3 +274,39 @@ def test_a_text_condition_comes_with_its_mask():
 
     run(x0=(data(), (tokens, mask)), objective=objective, steps=1)
     assert seen == [[(16, 3, 2), (16, 3)]]
+
+
+def recording(seen):
+    """An objective that notes how far the training is said to be."""
+
+    def objective(model, x0, cond=None, *, generator, progress):
+        seen.append(progress)
+        return denoising_loss(model, x0, cond, generator=generator)
+
+    return objective
+
+
+def test_an_objective_that_asks_is_told_the_progress():
+    seen = []
+    run(objective=recording(seen), steps=4)
+    assert seen == [0, 0.25, 0.5, 0.75]
+
+
+def test_progress_reaches_an_objective_in_another():
+    def passes_on(objective):
+        def wrapper(model, x0, cond, **options):
+            return objective(model, x0, cond, **options)
+
+        wrapper.objective = objective
+        return wrapper
+
+    seen = []
+    run(objective=passes_on(passes_on(recording(seen))), steps=2)
+    assert seen == [0, 0.5]
+    run(objective=passes_on(denoising_loss), steps=2)  # which would refuse it
+
+
+def test_a_run_that_knows_its_progress_cannot_be_prolonged(tmp_path):
+    run(objective=recording([]), steps=2, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="steps is 4 here and 2 there"):
+        run(objective=recording([]), steps=4, checkpoint=tmp_path)

@@ -4,6 +4,7 @@ import torch
 from course_lib import data
 from course_lib.cli import SampleSpace, train_recipe
 from course_lib.cli.drawing import SOLVERS
+from course_lib.cli.teaching import taught
 from course_lib.denoisers import Denoiser
 from course_lib.nets.classifier import DigitClassifier
 from course_lib.objectives import ConditionDropout, denoising_loss
@@ -19,8 +20,9 @@ def test_recipes_come_for_both_data_sets():
     larger = {"ddpm_dit_digits", "flow_dit_digits"}  # for longer, which ship too
     flows = {f"flow_diffusion_{on}" for on in ("toy", "mnist", "mnist_latent", "latent")}
     flows |= {"transformer_flow_mnist", "vae_mnist"}
-    few_steps = {"reflow_digits", "reflow_mnist"}
-    assert set(recipe.recipes()) == both | larger | flows | few_steps
+    few = {"reflow", "consistency_distillation", "consistency_training", "progressive"}
+    few = {f"{m}_{d}" for m in few for d in ("digits", "mnist")} | {"meanflow_digits"}
+    assert set(recipe.recipes()) == both | larger | flows | few
 
 
 @pytest.mark.parametrize("name", recipe.recipes())
@@ -34,6 +36,7 @@ def test_every_recipe_builds_a_model_and_an_objective_that_fit_its_data(name):
         assert model.noise(images, torch.full((2,), 0.5)).shape == images.shape
         assert config.solver in SOLVERS
     objective = recipe.build_objective(config.fit.as_dict()["objective"])
+    objective = taught(objective, model if config.teacher else None)
     cond = labels if config.labels else None
     cond = (torch.randn_like(images), cond) if config.pairs else cond
     loss = objective(model, images, cond, generator=torch.Generator().manual_seed(0))
