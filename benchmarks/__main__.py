@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks import (
     conditioning,
+    distillation,
     flows,
     flows_mnist,
     guidance,
@@ -32,8 +33,17 @@ BENCHMARKS = {
     "score_flows": score_flows,
     "transport": transport,
     "reflow": reflow,
+    "distillation": distillation,
 }
-SHOWN = ("guidance", "conditioning", "flows", "flows_mnist", "score_flows", "reflow")
+SHOWN = (
+    "guidance",
+    "conditioning",
+    "flows",
+    "flows_mnist",
+    "score_flows",
+    "reflow",
+    "distillation",
+)
 ROOT = Path(__file__).parent.parent
 
 

@@ -1,7 +1,7 @@
 """Checks of the exercises on consistency models and distillation.
 
-Right answers come from standard deviations, from networks that are linear in their weights, from
-derivatives by hand and from walks that are written out.
+Right answers come from known axes and standard deviations, from networks that are linear in their
+weights, from derivatives by hand and from walks that are written out.
 """
 
 from __future__ import annotations
@@ -35,37 +35,75 @@ def _times(draw: Callable[..., Tensor], count: int, low: float = 0.2, high: floa
 
 # 1 consistency_gaussian
 
+CLOUDS = (
+    ((4, 2), torch.float32, "two coordinates, single precision"),
+    ((3, 3), torch.float64, "as many samples as coordinates"),
+    ((5, 1), torch.float64, "one coordinate"),
+)
+
 
 def _gaussian_cases(seed: int) -> Iterator[Case]:
+    """Data with known axes and standard deviations along them, so nothing has to be taken apart."""
     draw = normal(seed)
     low = 0.02 + 0.01 * seed
-    for (shape, dtype, label), std in zip(SHAPES, (0.5, 2.0, 0.3 + 0.1 * seed), strict=True):
-        t = _times(draw, shape[0])
+    for shape, dtype, label in CLOUDS:
+        t, x = _times(draw, shape[0]), draw(*shape)
+        axes, stds = torch.linalg.qr(draw(shape[1], shape[1]))[0], _spreads(shape[1])
         line = (1 - t, t, 1 - low, low), f"the straight path; {label}"
         bow = (torch.cos(t), torch.sin(t), math.cos(low), math.sin(low)), f"a VP path; {label}"
-        for (alpha, sigma, alpha_min, sigma_min), name in (line, bow):
-            x = draw(*shape).to(dtype)
-            small, large = math.hypot(alpha_min * std, sigma_min), torch.hypot(alpha * std, sigma)
-            args = (x, alpha.to(dtype), sigma.to(dtype), alpha_min, sigma_min, std)
-            yield Case(name, args, x * per_sample(small / large, x))
-    x, zero = draw(4, 2), torch.zeros(4).double()
-    right = x * math.hypot(0.9 * 0.7, 0.1)
-    yield Case("pure noise, where alpha is 0", (x, zero, zero + 1, 0.9, 0.1, 0.7), right)
+        for factors, name in (line, bow):
+            yield _gaussian_case(x, factors, axes, stds, name, dtype)
+    axes, stds = torch.linalg.qr(draw(2, 2))[0], _spreads(2)
+    zero, one = torch.zeros(4).double(), torch.ones(4).double()
+    noise, edge = (zero, one, 0.9, 0.1), (0.9 * one, 0.1 * one, 0.9, 0.1)
+    yield _gaussian_case(draw(4, 2), noise, axes, stds, "pure noise, where alpha is 0")
+    yield _gaussian_case(draw(4, 2), edge, axes, stds, "already at the smallest time")
+
+
+def _spreads(count: int) -> Tensor:
+    return 1.5 * 0.4 ** torch.arange(count).double()
+
+
+def _gaussian_case(
+    x: Tensor,
+    factors: tuple[Tensor, Tensor, float, float],
+    axes: Tensor,
+    stds: Tensor,
+    label: str,
+    dtype: torch.dtype = torch.float64,
+) -> Case:
+    alpha, sigma, alpha_min, sigma_min = factors
+    now = torch.hypot(alpha[:, None] * stds, sigma[:, None])
+    right = x @ axes / now * torch.hypot(alpha_min * stds, stds.new_tensor(sigma_min)) @ axes.T
+    cov = axes * stds**2 @ axes.T
+    x, alpha, sigma, cov, right = (v.to(dtype) for v in (x, alpha, sigma, cov, right))
+    return Case(label, (x, alpha, sigma, alpha_min, sigma_min, cov), right)
+
+
+Axes = tuple[Tensor, Tensor]
+
+
+def _as_if_diagonal(cov: Tensor) -> Axes:
+    return cov.diagonal(), torch.eye(len(cov)).to(cov)
 
 
 def _gaussian(
     scale: Callable[..., Tensor] = lambda now, then: (then / now) ** 0.5,
-    variance: Callable[..., Any] = lambda a, s, std: a**2 * std**2 + s**2,
+    variance: Callable[..., Any] = lambda a, s, v: a**2 * v + s**2,
     end: Callable[..., Any] | None = None,
+    split: Callable[[Tensor], Axes] = lambda cov: tuple(torch.linalg.eigh(cov)),
+    back: Callable[[Tensor, Tensor], Tensor] = lambda y, axes: y @ axes.T,
 ) -> Callable[..., Tensor]:
     """consistency_gaussian with another factor of the two variances, or another variance.
 
-    `end` is the variance at the end of the way, if it is another function of (a, s, std).
+    `end` is the variance at the end of the way, if it is another function of (a, s, v), v being the
+    variances of the data along their axes. `split` finds these two, `back` leaves the axes.
     """
 
-    def wrong(x: Tensor, a: Tensor, s: Tensor, a_min: float, s_min: float, std: float) -> Tensor:
-        then = (end or variance)(a_min, s_min, std)
-        return x * per_sample(scale(variance(a, s, std), then), x)
+    def wrong(x: Tensor, a: Tensor, s: Tensor, a_min: float, s_min: float, cov: Tensor) -> Tensor:
+        v, axes = split(cov)
+        now, then = variance(a[:, None], s[:, None], v), (end or variance)(a_min, s_min, v)
+        return back(x @ axes * scale(now, then), axes)
 
     return wrong
 
@@ -75,12 +113,22 @@ def _by_posterior(
 ) -> Callable[..., Tensor]:
     """consistency_gaussian by one step with the best predictions of data and noise."""
 
-    def wrong(x: Tensor, a: Tensor, s: Tensor, a_min: float, s_min: float, std: float) -> Tensor:
-        total = a**2 * std**2 + s**2
-        data, noise = weights(a_min, s_min)
-        return x * per_sample((data * a * std**2 + noise * s) / total, x)
+    def wrong(x: Tensor, a: Tensor, s: Tensor, a_min: float, s_min: float, cov: Tensor) -> Tensor:
+        (v, axes), (data, noise) = torch.linalg.eigh(cov), weights(a_min, s_min)
+        a, s = a[:, None], s[:, None]
+        return x @ axes * (data * a * v + noise * s) / (a**2 * v + s**2) @ axes.T
 
     return wrong
+
+
+def _by_cholesky(
+    x: Tensor, a: Tensor, s: Tensor, a_min: float, s_min: float, cov: Tensor
+) -> Tensor:
+    """The right distribution by another map: triangular roots, which turn the points."""
+    one, a, s = torch.eye(len(cov)).to(cov), a[:, None, None], s[:, None, None]
+    now = torch.linalg.cholesky(a**2 * cov + s**2 * one)
+    then = torch.linalg.cholesky(a_min**2 * cov + s_min**2 * one)
+    return torch.linalg.solve_triangular(now, x[:, :, None], upper=False)[..., 0] @ then.T
 
 
 consistency_gaussian = Checker(
@@ -88,8 +136,8 @@ consistency_gaussian = Checker(
     name="consistency_gaussian",
     title="The consistency function of a Gaussian",
     kind="derivation",
-    difficulty=1,
-    minutes=12,
+    difficulty=2,
+    minutes=20,
     cases=_gaussian_cases,
     mistakes=(
         Mistake(
@@ -105,12 +153,43 @@ consistency_gaussian = Checker(
             _gaussian(lambda now, then: now / then),
         ),
         Mistake(
-            "the standard deviation of the data is not squared.",
-            _gaussian(variance=lambda a, s, std: a**2 * std + s**2),
+            "each coordinate is stretched for itself, by its own variance. The correlation has no "
+            "say here.",
+            _gaussian(split=_as_if_diagonal),
+        ),
+        Mistake(
+            "all directions are stretched alike. The data spread more in some than in others.",
+            _gaussian(
+                split=lambda cov: (_as_if_diagonal(cov)[0].mean(), _as_if_diagonal(cov)[1]),
+            ),
+        ),
+        Mistake(
+            "this carries the distribution at t to the one at the smallest time, but so do many "
+            "maps. This one turns the points. Does the flow?",
+            _by_cholesky,
+        ),
+        Mistake(
+            "the stretched point is left in the coordinates of the axes. Turn it back.",
+            _gaussian(back=lambda y, axes: y),
+        ),
+        Mistake(
+            "the coordinates are stretched by the variances along the axes, but were never turned "
+            "into them.",
+            _gaussian(split=lambda cov: (torch.linalg.eigvalsh(cov), _as_if_diagonal(cov)[1])),
+        ),
+        Mistake(
+            "the axes are taken from the rows of their matrix. They are its columns.",
+            _gaussian(
+                split=lambda cov: (torch.linalg.eigh(cov)[0], torch.linalg.eigh(cov)[1].T),
+            ),
+        ),
+        Mistake(
+            "the variances along the axes are squared, as if they were standard deviations.",
+            _gaussian(variance=lambda a, s, v: a**2 * v**2 + s**2),
         ),
         Mistake(
             "standard deviations are added. Of independent parts the variances add.",
-            _gaussian(lambda now, then: then / now, lambda a, s, std: a * std + s),
+            _gaussian(lambda now, then: then / now, lambda a, s, v: a * v**0.5 + s),
         ),
         Mistake(
             "this is the mean of the data, given x: one guess at t, not where the path ends.",
@@ -122,30 +201,38 @@ consistency_gaussian = Checker(
             _by_posterior(lambda a_min, s_min: (a_min, s_min)),
         ),
         Mistake(
-            "this goes all the way to the data. The function stops at the small time, where a "
+            "this goes all the way to the data. The function stops at the smallest time, where a "
             "little noise is left.",
-            _gaussian(end=lambda a, s, std: std**2),
+            _gaussian(end=lambda a, s, v: v),
         ),
         Mistake(
-            "at the small time the data are shrunk too, and the noise is not yet gone: of the two "
-            "you count the data alone.",
-            _gaussian(end=lambda a, s, std: a**2 * std**2),
+            "at the smallest time the data are shrunk too, and the noise is not yet gone: of the "
+            "two you count the data alone.",
+            _gaussian(end=lambda a, s, v: a**2 * v),
         ),
         Mistake(
-            "the data have a spread of their own; this is right for a spread of 1.",
-            _gaussian(variance=lambda a, s, std: a**2 + s**2),
+            "the data have a covariance of their own; this is right if it is the identity.",
+            _gaussian(variance=lambda a, s, v: (a**2 + s**2) * v**0),
         ),
         Mistake(
             "only the noise is counted, as if all data were 0.",
-            _gaussian(variance=lambda a, s, std: s**2),
+            _gaussian(variance=lambda a, s, v: s**2 * v**0),
         ),
         Mistake(
             "only the data are counted. At t a good part of x is noise.",
-            _gaussian(variance=lambda a, s, std: a**2 * std**2),
+            _gaussian(variance=lambda a, s, v: a**2 * v),
         ),
         Mistake(
             "alpha multiplies the sample, so its square multiplies the variance.",
-            _gaussian(variance=lambda a, s, std: a * std**2 + s**2),
+            _gaussian(variance=lambda a, s, v: a * v + s**2),
+        ),
+        Mistake(
+            "the factors of data and noise are exchanged.",
+            _gaussian(variance=lambda a, s, v: s**2 * v + a**2),
+        ),
+        Mistake(
+            "the state itself comes back. That is right at the smallest time only.",
+            lambda x, a, s, a_min, s_min, cov: x,
         ),
     ),
 )
@@ -245,6 +332,21 @@ ddim_boundary = Checker(
             _bounded(data=lambda x, eps, a, s: (x + s * eps) / a),
         ),
         Mistake(
+            "the noise is taken away with the square of its factor.",
+            _bounded(data=lambda x, eps, a, s: (x - s**2 * eps) / a),
+        ),
+        Mistake(
+            "the network's prediction is taken for the data. It is the noise.",
+            _bounded(
+                lambda x, x0, eps, s, am, sm: am * eps + sm * x0,
+                lambda x, eps, a, s: (x - a * eps) / s,
+            ),
+        ),
+        Mistake(
+            "state and prediction are exchanged.",
+            lambda x, eps, a, s, am, sm: _bounded()(eps, x, a, s, am, sm),
+        ),
+        Mistake(
             "the noise is taken away without its factor.",
             _bounded(data=lambda x, eps, a, s: (x - eps) / a),
         ),
@@ -307,7 +409,7 @@ def _held(
     hold: tuple[bool, bool] = (False, True),
     total: Callable[[Tensor], Tensor] = lambda e: e.square().mean(),
     lower: Callable[..., Tensor] = lambda teacher, x, t, s, x0, eps: teacher(x, t, s),
-    upper: Callable[..., Tensor] = _line,
+    upper: Callable[..., Tensor] = lambda x0, eps, t, s: _line(x0, eps, t),
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     """consistency_loss with another student or target, given x at t and y at s.
 
@@ -318,7 +420,7 @@ def _held(
         f: Any, weights: Tensor, teacher: Any, x0: Tensor, eps: Tensor, t: Tensor, s: Tensor
     ) -> tuple[Tensor, Tensor]:
         weights = weights.detach().clone().requires_grad_()
-        x = upper(x0, eps, t)
+        x = upper(x0, eps, t, s)
         y = lower(teacher, x, t, s, x0, eps)
         both = [side(lambda a, b: f(weights, a, b), x, t, y, s) for side in (student, target)]
         both = [out.detach() if held else out for out, held in zip(both, hold, strict=True)]
@@ -392,7 +494,24 @@ consistency_loss = Checker(
         ),
         Mistake(
             "time is turned round: at t = 1 the state is pure noise.",
-            _held(upper=lambda x0, eps, t: _line(x0, eps, 1 - t)),
+            _held(upper=lambda x0, eps, t, s: _line(x0, eps, 1 - t)),
+        ),
+        Mistake(
+            "the first state is made at the time s. The teacher's step begins at t.",
+            _held(upper=lambda x0, eps, t, s: _line(x0, eps, s)),
+        ),
+        Mistake(
+            "the target asks at the data, with the time s. The teacher's step leads to another "
+            "state, which still has noise.",
+            _held(lower=lambda teacher, x, t, s, x0, eps: x0),
+        ),
+        Mistake(
+            "the errors are counted in the units of the network, as the library does. Here all "
+            "of them count alike.",
+            _held(
+                lambda f, x, t, y, s: f(x, t) / per_sample(t, x),
+                lambda f, x, t, y, s: f(y, s) / per_sample(t, y),
+            ),
         ),
         Mistake(
             "the teacher steps back from s to t.",
@@ -405,6 +524,10 @@ consistency_loss = Checker(
         Mistake(
             "the coordinates are summed. Take the mean over batch and coordinates.",
             _held(total=lambda e: e.square().sum() / len(e)),
+        ),
+        Mistake(
+            "there is a half in front of the squares.",
+            _held(total=lambda e: e.square().mean() / 2),
         ),
         Mistake(
             "the errors are not squared.",
@@ -517,6 +640,14 @@ pseudo_huber = Checker(
         Mistake(
             "only the last axis is summed. A sample may have several axes.",
             _huber(square=lambda e: e.square().sum(-1)),
+        ),
+        Mistake(
+            "only the second axis is summed. A sample may have several axes.",
+            _huber(square=lambda e: e.square().sum(1)),
+        ),
+        Mistake(
+            "nothing is summed: this has one number for each coordinate, not for each sample.",
+            _huber(square=lambda e: e.square()),
         ),
         Mistake(
             "the constant grows with the root of the number of coordinates, not with the number.",
@@ -678,6 +809,16 @@ training_pair = Checker(
             _twice(pick=lambda ts, n: (ts[n + 1], ts[0].expand_as(ts[n]))),
         ),
         Mistake(
+            "the times are counted as if the grid were even. It need not be: its times are given.",
+            _twice(pick=lambda ts, n: ((n + 1) / (len(ts) - 1), n / (len(ts) - 1))),
+        ),
+        Mistake(
+            "all samples take the interval of the first. Each has its own.",
+            _twice(
+                pick=lambda ts, n: (ts[n[0] + 1].expand(len(n)), ts[n[0]].expand(len(n))),
+            ),
+        ),
+        Mistake(
             "the times of shape (B,) met the last axis. They belong to the first.",
             _twice(
                 lambda x0, eps, t, s: (1 - t) * x0 + t * eps,
@@ -692,29 +833,36 @@ training_pair = Checker(
 
 def _curriculum_cases(seed: int) -> Iterator[Case]:
     draw = normal(seed)
-    for steps, s0, s1 in ((1000 + seed, 10, 160), (400_000, 10, 1280), (700, 2, 6), (90, 5, 5)):
-        length = int(steps / (math.log2(s1 // s0) + 1))
+    for steps, first, last in (
+        (1000 + seed, 10, 160),
+        (400_000, 10, 1280),
+        (700, 2, 6),
+        (90, 5, 5),
+    ):
+        length = int(steps / (math.log2(last / first) + 1))
         some = (draw(12).sigmoid() * steps).long()
         edges = [i * length + j for i in (1, 2) for j in (-1, 0, 1) if i * length + j < steps]
         k = torch.cat([torch.tensor([0, *edges, steps - 1]), some])
-        answer = torch.tensor([min(s0 * 2 ** (int(i) // length), s1) + 1 for i in k])
-        yield Case(f"from {s0} to {s1} segments in {steps} steps", (k, steps, s0, s1), answer)
+        answer = torch.tensor([min(first * 2 ** (int(i) // length), last) + 1 for i in k])
+        yield Case(
+            f"from {first} to {last} segments in {steps} steps", (k, steps, first, last), answer
+        )
 
 
 def _doubled(
     length: Callable[[int, float], float] = lambda steps, ratio: int(
         steps / (math.log2(ratio) + 1)
     ),
-    grow: Callable[[Tensor, float, int], Tensor] = lambda k, length, s0: (
-        s0 * 2.0 ** (k / length).floor()
+    grow: Callable[[Tensor, float, int], Tensor] = lambda k, length, first: (
+        first * 2.0 ** (k / length).floor()
     ),
-    end: Callable[[Tensor, int], Tensor] = lambda n, s1: n.clamp(max=s1) + 1,
+    end: Callable[[Tensor, int], Tensor] = lambda n, last: n.clamp(max=last) + 1,
 ) -> Callable[..., Tensor]:
     """doubling_curriculum with another length of a stage, another growth or another end."""
 
-    def wrong(k: Tensor, steps: int, s0: int, s1: int) -> Tensor:
-        n = grow(k.double(), length(steps, s1 / s0), s0)
-        return end(n, s1).floor().to(k.dtype)
+    def wrong(k: Tensor, steps: int, first: int, last: int) -> Tensor:
+        n = grow(k.double(), length(steps, last / first), first)
+        return end(n, last).floor().to(k.dtype)
 
     return wrong
 
@@ -729,34 +877,48 @@ doubling_curriculum = Checker(
     cases=_curriculum_cases,
     mistakes=(
         Mistake(
-            "this counts segments. Their borders are asked for, one more.",
-            _doubled(end=lambda n, s1: n.clamp(max=s1)),
+            "this counts segments. The times of the grid are asked for, one more.",
+            _doubled(end=lambda n, last: n.clamp(max=last)),
         ),
         Mistake(
-            "the bound is taken after the 1 is added, so the last stage has one border too few.",
-            _doubled(end=lambda n, s1: (n + 1).clamp(max=s1)),
+            "the bound is taken after the 1 is added, so the last stage has one time too few.",
+            _doubled(end=lambda n, last: (n + 1).clamp(max=last)),
         ),
         Mistake(
             "nothing stops the growth: when the steps are no multiple of a stage, the last few "
             "double once more.",
-            _doubled(end=lambda n, s1: n + 1),
+            _doubled(end=lambda n, last: n + 1),
         ),
         Mistake(
             "the number grows a little in every step. It is constant in a stage, and doubles then.",
-            _doubled(grow=lambda k, length, s0: s0 * 2.0 ** (k / length)),
+            _doubled(grow=lambda k, length, first: first * 2.0 ** (k / length)),
         ),
         Mistake(
             "the number grows by the same amount from stage to stage. It doubles.",
-            _doubled(grow=lambda k, length, s0: s0 * (1 + (k / length).floor())),
+            _doubled(grow=lambda k, length, first: first * (1 + (k / length).floor())),
         ),
         Mistake(
             "the first stage is one doubling too far.",
-            _doubled(grow=lambda k, length, s0: s0 * 2.0 ** ((k / length).floor() + 1)),
+            _doubled(grow=lambda k, length, first: first * 2.0 ** ((k / length).floor() + 1)),
         ),
         Mistake(
             "there are as many stages as doublings here. The stage before the first doubling is "
             "missing.",
-            _doubled(lambda steps, ratio: int(steps / max(math.log2(ratio), 1e-3))),
+            _doubled(lambda steps, ratio: int(steps / math.log2(ratio))),
+        ),
+        Mistake(
+            "the 1 is added to the length of a stage. It belongs to the number of stages.",
+            _doubled(lambda steps, ratio: int(steps / math.log2(ratio) + 1)),
+        ),
+        Mistake(
+            "two is multiplied by the number of the stage. It is raised to it.",
+            _doubled(grow=lambda k, length, first: first * 2.0 * (k / length).floor()),
+        ),
+        Mistake(
+            "the smaller of two is asked of single numbers here, but there is one for each step.",
+            lambda k, steps, first, last: (
+                min(_doubled(end=lambda n, last: n)(k, steps, first, last), last) + 1
+            ),
         ),
         Mistake(
             "the number of stages comes from the natural logarithm. Doublings are counted by the "
@@ -792,11 +954,17 @@ doubling_curriculum = Checker(
         ),
         Mistake(
             "the number falls while training goes on. It begins with few segments.",
-            lambda k, steps, s0, s1: _doubled()(steps - 1 - k, steps, s0, s1),
+            lambda k, steps, first, last: _doubled()(steps - 1 - k, steps, first, last),
         ),
         Mistake(
             "steps are counted from 0 here, and you count from 1.",
-            lambda k, steps, s0, s1: _doubled()(k + 1, steps, s0, s1),
+            lambda k, steps, first, last: _doubled()(k + 1, steps, first, last),
+        ),
+        Mistake(
+            "each doubling comes one step too late: the first step of all has the number 0.",
+            _doubled(
+                grow=lambda k, length, first: first * (2.0 ** ((k - 1) / length).floor()) * (k > 0),
+            ),
         ),
     ),
 )
@@ -899,6 +1067,11 @@ multistep = Checker(
             _calls(order=lambda taus: taus.flip(0)),
         ),
         Mistake(
+            "each time has its own noise, of the right size. But the times grow: what the last "
+            "call leaves is the coarsest.",
+            _calls(order=lambda taus: taus.flip(0), noise=lambda z, eps, i: z[-1 - i]),
+        ),
+        Mistake(
             "noise is added after the last call, and stays in the sample. It comes before each "
             "call.",
             _calls(late=True),
@@ -910,6 +1083,34 @@ multistep = Checker(
         Mistake(
             "the noise has the right size, but x is not shrunk: at time tau the data weigh less.",
             _calls(lambda tau, low: 1),
+        ),
+        Mistake(
+            "this is the rule of a path where alpha is always 1. On the straight path the data are "
+            "shrunk as time grows.",
+            _calls(lambda tau, low: 1, lambda tau, low: (tau**2 - low**2).sqrt()),
+        ),
+        Mistake(
+            "noise of the size of tau is added to x as it is: x is not shrunk, and the noise that "
+            "it holds is not counted.",
+            _calls(lambda tau, low: 1, lambda tau, low: tau),
+        ),
+        Mistake(
+            "x is shrunk as if its data had the factor 1. At the smallest time they have been "
+            "shrunk a little.",
+            _calls(
+                lambda tau, low: 1 - tau,
+                lambda tau, low: (tau**2 - ((1 - tau) * low) ** 2).sqrt(),
+            ),
+        ),
+        Mistake(
+            "the squares of the two factors sum to 1, as on a VP path. On the straight path the "
+            "state at tau has another spread.",
+            _calls(size=lambda tau, low: (1 - _keep(tau, low) ** 2).sqrt()),
+        ),
+        Mistake(
+            "x is taken for clean data, and goes back along the line to the noise of the start. "
+            "Each call has noise of its own.",
+            _calls(lambda tau, low: 1 - tau, lambda tau, low: tau, noise=lambda z, eps, i: eps),
         ),
         Mistake(
             "x is taken for clean data. It holds a little noise already, and its data have been "
@@ -1039,9 +1240,9 @@ progressive_target = Checker(
     chapter="consistency",
     name="progressive_target",
     title="Two steps of the teacher in one",
-    kind="derivation",
-    difficulty=3,
-    minutes=20,
+    kind="implementation",
+    difficulty=2,
+    minutes=15,
     cases=_progressive_cases,
     mistakes=(
         Mistake(
@@ -1099,6 +1300,25 @@ progressive_target = Checker(
             ),
         ),
         Mistake(
+            "the student keeps the noise that the teacher's first step implies. Its own noise "
+            "follows from its own data.",
+            _two_steps(
+                lambda x, y, z, a, b, t, s, h: (
+                    (z - per_sample(s / t, x) * (x - per_sample(1 - t, x) * a))
+                    / per_sample(1 - s, x)
+                ),
+            ),
+        ),
+        Mistake(
+            "the ratio of the two times is upside down.",
+            _two_steps(
+                lambda x, y, z, a, b, t, s, h: (
+                    (z - per_sample(t / s, x) * x)
+                    / (per_sample(1 - s, x) - per_sample(t / s, x) * per_sample(1 - t, x))
+                ),
+            ),
+        ),
+        Mistake(
             "the line is drawn from where the teacher lands with the length t, which is the one of "
             "its beginning.",
             _two_steps(lambda x, y, z, a, b, t, s, h: z + per_sample(t, x) * (z - x) / h),
@@ -1112,6 +1332,19 @@ progressive_target = Checker(
             "each step of the teacher is as long as the one of the student, so together they go "
             "twice as far.",
             _two_steps(half=1.0, whole=2.0),
+        ),
+        Mistake(
+            "each step of the teacher is as long as the student's, and the student goes as far as "
+            "both: twice too far.",
+            _two_steps(
+                lambda x, y, z, a, b, t, s, h: x + per_sample(t, x) * (z - x) / (2 * h), 1.0, 2.0
+            ),
+        ),
+        Mistake(
+            "both steps of the teacher together are half of the student's step here.",
+            _two_steps(
+                lambda x, y, z, a, b, t, s, h: x + per_sample(t, x) * (z - x) / (h / 2), 0.25, 0.5
+            ),
         ),
         Mistake(
             "the teacher goes the right way, but the line from x to there is as long as half of "
@@ -1139,13 +1372,14 @@ progressive_target = Checker(
 
 
 class _Average:
-    """A network u(z, r, t), whose derivatives are known by hand."""
+    """A network of (x, r, t), whose derivatives are known by hand."""
 
     def __call__(self, z: Tensor, r: Tensor, t: Tensor) -> Tensor:
         _check_times(z, r)
         _check_times(z, t)
         r, t = per_sample(r, z), per_sample(t, z)
-        return torch.sin(z) * (1 + t**2) + r * (t * z - r)
+        # A plain number here would make torch load its compiler, for two seconds.
+        return torch.sin(z) + torch.sin(z) * t**2 + r * t * z - r**2
 
     @staticmethod
     def slopes(z: Tensor, r: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -1175,13 +1409,17 @@ def _identity(
     tangents: tuple[float, float, float] = (1, 0, 1),
     along: Callable[[Tensor, Tensor], Tensor] = lambda v, u: v,
     axes: Callable[[Tensor, Tensor], Tensor] = per_sample,
+    take: Callable[[Any], Any] = lambda pair: pair[1],
 ) -> Callable[..., Tensor]:
-    """mean_flow_target with another sum, other tangents, or another direction for z."""
+    """mean_flow_target with another sum, other tangents, or another direction for z.
+
+    `take` says which part of what `jvp` returns is used.
+    """
 
     def wrong(u: Any, z: Tensor, r: Tensor, t: Tensor, v: Tensor) -> Tensor:
         value = u(z, r, t)
         rates = (tangents[0] * along(v, value), *(torch.full_like(r, c) for c in tangents[1:]))
-        slope = torch.func.jvp(u, (z, r, t), rates)[1]
+        slope = take(torch.func.jvp(u, (z, r, t), rates))
         return result(v, value, slope, axes(t, z), axes(r, z))
 
     return wrong
@@ -1268,6 +1506,15 @@ mean_flow_target = Checker(
             _identity(lambda v, u, slope, t, r: v - (t - r) * u),
         ),
         Mistake(
+            "torch gives a pair back, and the pair was multiplied. Which of its parts is the "
+            "derivative?",
+            _identity(take=lambda pair: pair),
+        ),
+        Mistake(
+            "the network is asked with its two times exchanged: the earlier one comes first.",
+            lambda u, z, r, t, v: _identity()(lambda a, b, c: u(a, c, b), z, r, t, v),
+        ),
+        Mistake(
             "this is the error, network minus target. The target alone is asked for.",
             _identity(lambda v, u, slope, t, r: u - v + (t - r) * slope),
         ),
@@ -1280,7 +1527,7 @@ mean_flow_target = Checker(
 
 # 10 blur_experiment
 
-OUTCOMES = ("zero", "half", "right")
+OUTCOMES = ("less", "more", "all")
 Blur = tuple[str, dict[str, Tensor]]
 STEPS = (1, 2, 4, 8, 32)
 
@@ -1356,10 +1603,10 @@ def _blur_remark(value: Blur) -> str:
     """Hold the prediction against the measurement; a wrong prediction is no failure."""
     prediction, measured = value
     found, exact = measured["ddim"].tolist(), measured["flow"].item()
-    verb = "as you predicted" if prediction == "zero" else f"you predicted {prediction!r}"
+    verb = "as you predicted" if prediction == "less" else f"you predicted {prediction!r}"
     return (
-        f"the data have variance {exact:.3f}. One step leaves {abs(found[0]):.3f} of it ({verb}), "
-        f"two leave {found[1]:.3f}, {STEPS[-1]} leave {found[-1]:.3f}."
+        f"the data have variance {exact:.3f}. One step gives {abs(found[0]):.3f}, two give "
+        f"{found[1]:.3f} ({verb}), {STEPS[-1]} give {found[-1]:.3f}."
     )
 
 
@@ -1385,9 +1632,17 @@ blur_experiment = Checker(
             _blurred(spread=lambda x: x.square().mean()),
         ),
         Mistake(
-            "all walks of DDIM end at one point. After the first prediction, does a step put noise "
-            "back, and is the denoiser told the time that has come?",
+            "all walks of DDIM end at one point. Does each begin at the noise? Does a step put "
+            "noise back, and is the denoiser told the time that has come?",
             _blurred(lambda x, data, t, s: data),
+        ),
+        Mistake(
+            "each walk has one step too few: between so many times there is one step less.",
+            _blurred(count=lambda n: n - 1),
+        ),
+        Mistake(
+            "time rises here. A walk begins at the noise, at t = 1, and time falls.",
+            _blurred(grid=lambda n: torch.linspace(0, 1, n + 1, dtype=torch.float64)),
         ),
         Mistake(
             "each walk has one step too many.",

@@ -28,11 +28,16 @@ from course_lib.samplers.ode import Callback
 __all__ = ["IntervalDenoiser", "MeanFlowLoss", "mean_flow", "mean_flow_sample"]
 
 
+RATE = 10.0
+"""Highest frequency of the features of times. The network's derivative in t is part of the target,
+and at the usual 1000 it would be larger than everything else (Lu and Song, 2025, section 4.1)."""
+
+
 class IntervalEmbedding(nn.Module):
     """A network's embedding of time and condition, and of the length of an interval.
 
     The length enters as the time does, through features and two layers, of which the last starts
-    at zero: at first the network does not see it.
+    at zero: at first the network does not see it. Both have gentle features (`RATE`).
 
     Args:
         inner: the embedding of a UNet, DiT or MLP.
@@ -42,6 +47,7 @@ class IntervalEmbedding(nn.Module):
         super().__init__()
         last: Any = inner.time[-1]
         self.inner, dim = inner, last.out_features
+        inner.rate = RATE
         self.length = nn.Sequential(nn.Linear(inner.features, dim), nn.SiLU(), nn.Linear(dim, dim))
         zero_init(self.length[-1])
 
@@ -49,7 +55,7 @@ class IntervalEmbedding(nn.Module):
         """Embed t (B,), given the pair of r (B,) and the network's own condition."""
         r, cond = cond
         embedded = self.inner(t, cond)
-        features = sinusoidal(t - r, self.inner.features).to(embedded.vector)
+        features = sinusoidal(t - r, self.inner.features, rate=RATE).to(embedded.vector)
         return embedded._replace(vector=embedded.vector + self.length(features))
 
     def null_condition(self, cond: Any) -> Any:
@@ -99,16 +105,36 @@ class IntervalDenoiser(NetDenoiser):
         """
         return self.predict(z, t, cond, r)
 
+    @torch.no_grad()
     def begin_with(self, flow: Denoiser) -> None:
-        """Take the weights of a flow with the same network: at first u is its velocity.
+        """Take the weights of a flow with the same network: at first u is nearly its velocity.
+
+        Only the time is embedded by other features. Their last layer is the one that comes nearest
+        to the flow's embedding, in least squares over [0, 1].
 
         Raises:
             RuntimeError: if the weights do not fit.
         """
-        inner = "net.condition."
-        weights = {n.replace(inner, inner + "inner."): w for n, w in flow.state_dict().items()}
-        new = {n: w for n, w in self.state_dict().items() if ".length." in n}
-        self.load_state_dict({**weights, **new})
+        old, new = "net.condition.", "net.condition.inner."
+        weights = {name.replace(old, new): w for name, w in flow.state_dict().items()}
+        own = {n: w for n, w in self.state_dict().items() if ".time." in n or ".length." in n}
+        self.load_state_dict({**weights, **own})
+        embedding: Any = self.net.condition
+        source: Any = flow
+        _imitate(embedding.inner, source.net.condition)
+
+
+def _imitate(new: ConditionEmbedding, old: ConditionEmbedding, n: int = 1001) -> None:
+    """Solve for the last layer with which `new` embeds times as nearly as it can like `old`."""
+    last: Any = new.time[-1]
+    t = torch.linspace(0, 1, n, dtype=last.weight.dtype, device=last.weight.device)
+    wanted = old.time(sinusoidal(t, old.features, rate=old.rate))
+    seen = new.time[:-1](sinusoidal(t, new.features, rate=new.rate))
+    seen = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1).double()
+    # Gentle features are nearly dependent: what stands out less than 1e-4 is left out.
+    weight = torch.linalg.lstsq(seen.cpu(), wanted.double().cpu(), rcond=1e-4, driver="gelsd")
+    last.weight.copy_(weight.solution[:-1].T)
+    last.bias.copy_(weight.solution[-1])
 
 
 @dataclass

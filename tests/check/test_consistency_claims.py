@@ -1,6 +1,5 @@
 """What the exercises on consistency models claim in words or numbers, measured."""
 
-import itertools
 import math
 
 import pytest
@@ -8,7 +7,16 @@ import torch
 
 from course_lib.check import consistency
 from course_lib.check.questions import normal
-from course_lib.paths import CosineVP, Linear
+from course_lib.denoisers import GaussianMixture, NetDenoiser
+from course_lib.distillation import (
+    ConsistencyDistillation,
+    ProgressiveLoss,
+    consistency_function,
+    pseudo_huber,
+)
+from course_lib.objectives import uniform_times
+from course_lib.paths import VE, CosineVP, Linear
+from course_lib.samplers import dopri5
 
 LOW = 0.05
 
@@ -17,56 +25,63 @@ def times(count, value):
     return torch.full((count,), value, dtype=torch.float64)
 
 
-class Gaussian:
-    """Exact predictions for data N(0, std^2), by regression on the state."""
-
-    def __init__(self, path, std):
-        self.path, self.std = path, std
-
-    def slopes(self, t):
-        """What the data and the noise are, as multiples of the state."""
-        a, s = self.path.alpha(t), self.path.sigma(t)
-        total = a**2 * self.std**2 + s**2
-        return a * self.std**2 / total, s / total
-
-    def velocity(self, x, t):
-        data, noise = self.slopes(t)
-        rate = self.path.d_alpha(t) * data + self.path.d_sigma(t) * noise
-        return rate[:, None] * x
+def round_normal(std, size=1):
+    """The exact denoiser of data N(0, std^2) in each coordinate, on the straight path."""
+    cov = std**2 * torch.eye(size).double()
+    return GaussianMixture(
+        torch.zeros(1, size).double(), cov[None], torch.ones(1).double(), Linear()
+    )
 
 
-def by_formula(path, std, x, t):
-    low = torch.tensor(LOW).double()
+TILTED = torch.tensor([[1.0, 0.6], [0.6, 0.5]]).double()
+
+
+def ends_of(path, x, t, function=None):
+    """Where the paths through x at t end at LOW, for data N(0, TILTED)."""
+    low, t = torch.tensor(LOW).double(), times(len(x), t)
     a_min, s_min = path.alpha(low).item(), path.sigma(low).item()
-    return consistency._gaussian()(x, path.alpha(t), path.sigma(t), a_min, s_min, std)
+    function = function or consistency._gaussian()
+    return function(x, path.alpha(t), path.sigma(t), a_min, s_min, TILTED)
 
 
-@pytest.mark.parametrize("path", [Linear(), CosineVP()])
+def tilted(path):
+    """The exact denoiser of data N(0, TILTED)."""
+    return GaussianMixture(torch.zeros(1, 2).double(), TILTED[None], torch.ones(1).double(), path)
+
+
+@pytest.mark.parametrize("path", [Linear(), CosineVP(), VE(0.02, 20.0)])
 def test_the_consistency_function_of_a_gaussian_is_where_the_flow_ends(path):
-    """Exercise consistency_gaussian: RK4 from 0.9, and the same from a point on the way."""
-    exact, x = Gaussian(path, 0.5), normal(0)(6, 2)
-    ts = torch.linspace(0.9, LOW, 401, dtype=torch.float64)
-    ends = []
-    for i, (start, stop) in enumerate(itertools.pairwise(ts)):
-        if i in (0, 150):
-            ends.append(by_formula(path, 0.5, x, times(6, start.item())))
-        h, middle = stop - start, (start + stop) / 2
-        at = [times(6, u.item()) for u in (start, middle, stop)]
-        k1 = exact.velocity(x, at[0])
-        k2 = exact.velocity(x + h / 2 * k1, at[1])
-        k3 = exact.velocity(x + h / 2 * k2, at[1])
-        k4 = exact.velocity(x + h * k3, at[2])
-        x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-    torch.testing.assert_close(ends[0], x, rtol=1e-8, atol=1e-9)
-    torch.testing.assert_close(ends[1], x, rtol=1e-8, atol=1e-9)
+    """Exercise consistency_gaussian: a solver from t = 0.9, and asked again on the way."""
+    x = path.sigma(torch.tensor(0.9).double()) * normal(0)(6, 2)
+    states, grid = [x], torch.tensor([0.9, 0.5, 0.2, LOW]).double()
+    exact = tilted(path)
+    dopri5(exact, x, grid, rtol=1e-9, atol=1e-9, callback=lambda i, s, y: states.append(y))
+    for t, state in zip(grid, states, strict=True):
+        made = ends_of(path, state, t.item())
+        torch.testing.assert_close(made, states[-1], rtol=1e-6, atol=1e-7)
+
+
+def test_triangular_roots_give_the_right_distribution_at_other_points():
+    """Exercise consistency_gaussian: a map of x_t to x_min that is not the flow."""
+    path, one = Linear(), torch.eye(2).double()
+    flow, other = (
+        ends_of(path, one, 0.7, f).T for f in (consistency._gaussian(), consistency._by_cholesky)
+    )
+    now, then = ((1 - t) ** 2 * TILTED + t**2 * one for t in (0.7, LOW))
+    for matrix in (flow, other):
+        torch.testing.assert_close(matrix @ now @ matrix.T, then)
+    assert (flow - other).abs().max() > 0.1
+    torch.testing.assert_close(flow, flow.T)  # it does not turn
 
 
 def test_one_exact_step_from_pure_noise_leaves_almost_nothing():
     """Exercise consistency_gaussian: t_min x on the straight path."""
-    x, one = normal(0)(6, 2), times(6, 1.0)
+    x = normal(0)(6, 2)
     step = consistency._by_posterior(lambda a_min, s_min: (a_min, s_min))
-    torch.testing.assert_close(step(x, 1 - one, one, 1 - LOW, LOW, 0.5), LOW * x)
-    assert by_formula(Linear(), 0.5, x, one).std() > 0.4 * x.std()
+    torch.testing.assert_close(ends_of(Linear(), x, 1.0, step), LOW * x)
+    by_library = consistency_function(tilted(Linear()), x, times(6, 1.0), t_min=LOW)
+    torch.testing.assert_close(by_library, LOW * x)
+    assert ends_of(Linear(), x, 1.0).std() > 0.4 * x.std()
 
 
 def test_the_boundary_is_built_in_for_velocity_and_v_too():
@@ -89,6 +104,7 @@ def test_the_boundary_is_built_in_for_velocity_and_v_too():
         ({"hold": (False, False)}, 0.0625, -0.125),
         ({"target": lambda f, x, t, y, s: f(y, t)}, 0.0, 0.0),
     ],
+    ids=["right", "a target that moves", "the wrong time"],
 )
 def test_a_target_that_moves_gives_half_of_the_gradient(wrong, loss, gradient):
     """Exercise consistency_loss: the numbers of the example."""
@@ -100,6 +116,33 @@ def test_a_target_that_moves_gives_half_of_the_gradient(wrong, loss, gradient):
         *(one, one, 0.5 * one[0], 0.25 * one[0]),
     )
     assert [got[0].item(), got[1].item()] == pytest.approx([loss, gradient])
+
+
+def test_the_loss_is_that_of_the_library_without_its_weight():
+    """Exercise consistency_loss: the draws of the library, which sums over the two coordinates."""
+    student, teacher = (
+        NetDenoiser(lambda x, t, cond: x.sin(), Linear(), "velocity"),
+        tilted(Linear()),
+    )
+    library = ConsistencyDistillation(teacher, "euler", 8, t_min=0.0, weighted=False)
+    x0 = normal(0)(64, 2)
+    theirs = library(student, x0, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    k = (uniform_times(64, generator=generator).double() * 8).ceil()
+    t, s = 1 - (k - 1) / 8, 1 - k / 8
+    eps = torch.empty_like(x0).normal_(generator=generator)
+    loss, _ = consistency._held()(
+        lambda weights, x, t: weights * consistency_function(student, x, t, t_min=0.0),
+        torch.ones(1).double(),
+        lambda x, t, s: x + (s - t)[:, None] * teacher.velocity(x, t),
+        *(x0, eps, t, s),
+    )
+    torch.testing.assert_close(loss, theirs / 2)
+
+
+def test_pseudo_huber_is_that_of_the_library():
+    a, b = (normal(seed)(5, 1, 4, 4) for seed in (0, 1))
+    torch.testing.assert_close(consistency._huber()(a, b), pseudo_huber(a, b))
 
 
 def test_pseudo_huber_is_a_distance_far_away_and_a_square_nearby():
@@ -128,7 +171,8 @@ def test_the_cleaner_state_is_an_euler_step_from_the_other():
     x0, eps = 0.5 * draw(200_000, 1), draw(200_000, 1)
     x = 0.7 * x0 + 0.3 * eps
     slope = (x * (eps - x0)).mean() / x.square().mean()
-    flow = Gaussian(Linear(), 0.5).velocity(torch.ones(1, 1).double(), times(1, 0.3))
+    one = torch.ones(1, 1).double()
+    flow = round_normal(0.5).velocity(one, times(1, 0.3))
     assert slope.item() == pytest.approx(flow.item(), abs=0.02)
 
 
@@ -161,6 +205,8 @@ def test_several_exact_calls_keep_the_spread_and_the_code_with_bugs_does_not():
     )
     assert consistency._calls()(*args).std().item() == pytest.approx(1, abs=0.01)
     assert still(*args).std().item() > 2
+    first = consistency._calls(order=lambda taus: taus[:0])(*args)
+    assert first.std().item() == pytest.approx(1, abs=0.01)
     late = consistency._calls(late=True)(*args).std().item()  # left at t = 0.25
     assert late == pytest.approx(math.hypot(0.75, 0.25), abs=0.03)
 
@@ -210,6 +256,14 @@ def test_the_later_prediction_counts_more():
     torch.testing.assert_close(target, (landed - ratio * x) / ((1 - end) - ratio * (1 - now)))
 
 
+def test_the_target_is_that_of_the_library():
+    """Exercise progressive_target, with an exact teacher."""
+    teacher, x, t = tilted(Linear()), normal(0)(4, 2), torch.tensor([0.25, 0.5, 0.8, 1.0]).double()
+    made = consistency._two_steps()(teacher.data, x, t, 0.25)
+    library = ProgressiveLoss(teacher).target(teacher, x, t, t - 0.125, t - 0.25)
+    torch.testing.assert_close(made, library)
+
+
 def test_the_exact_average_velocity_is_its_own_target():
     """Exercise mean_flow_target: data N(0, 0.5^2); the target is linear in v."""
     draw = normal(0)
@@ -220,7 +274,7 @@ def test_the_exact_average_velocity_is_its_own_target():
         return (1 - (then / now).sqrt())[:, None] / (t - r)[:, None] * z
 
     target = consistency._identity()
-    v = Gaussian(Linear(), 0.5).velocity(z, t)
+    v = round_normal(0.5, 2).velocity(z, t)
     torch.testing.assert_close(target(u, z, r, t, v), u(z, r, t))
     one, other = draw(4, 2), draw(4, 2)
     mean = (target(u, z, r, t, one) + target(u, z, r, t, other)) / 2
@@ -237,3 +291,8 @@ def test_one_step_of_a_denoiser_has_no_variance_and_two_have_0_39():
     assert found[1] == pytest.approx(0.39, abs=0.006)
     assert found[1] < found[2] < found[3] < 1.001
     assert torch.equal(points.flow(nodes), nodes.sign())
+    x, half = nodes / 2, times(len(nodes), 0.5)
+    torch.testing.assert_close(points(x, half), nodes.tanh())
+    verdict = consistency.blur_experiment.run(consistency._blurred())
+    assert "two give 0.3" in dict(verdict.details)["What you found"]
+    assert "as you predicted" in dict(verdict.details)["What you found"]

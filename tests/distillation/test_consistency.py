@@ -26,6 +26,7 @@ from course_lib.distillation import (
     multistep,
     pseudo_huber,
     skip_out,
+    squared_distance,
 )
 from course_lib.nets import MLP
 from course_lib.samplers import ddim, sample
@@ -129,11 +130,12 @@ def test_each_sample_may_have_its_own_times():
     close(ddim_step(model, x, t, s), torch.cat(rows))
 
 
-def test_pseudo_huber():
+def test_distances():
     a, b = torch.tensor([[3.0, 4.0], [0.0, 1e-3]]).double(), torch.zeros(2, 2).double()
     close(
         pseudo_huber(a, b, c=2.0), torch.tensor([29**0.5 - 2, 2.5e-7]).double(), rtol=1e-6, atol=0
     )
+    close(squared_distance(a, b), torch.tensor([25.0, 1e-6]).double())
     c = 0.00054 * math.sqrt(2)
     close(pseudo_huber(a, b), torch.sqrt((a**2).sum(1) + c**2) - c)
 
@@ -187,11 +189,16 @@ def parts(objective, model, x0, **options):
     return loss, [p.grad.clone() for p in model.parameters()]
 
 
-def test_no_gradient_reaches_the_target():
+@pytest.mark.parametrize(
+    ("weighted", "distance"),
+    [(False, pseudo_huber), (True, pseudo_huber), (True, squared_distance)],
+)
+def test_no_gradient_reaches_the_target(weighted, distance):
     """The gradient of distillation by hand, with draws in the order of the objective."""
     path, teacher = Linear(), mixture_2d(Linear())
     model, x0 = random_net(path, "velocity"), points(16)
-    loss, gradient = parts(ConsistencyDistillation(teacher, solver="euler", segments=4), model, x0)
+    options = {"segments": 4, "weighted": weighted, "distance": distance}
+    loss, gradient = parts(ConsistencyDistillation(teacher, "euler", **options), model, x0)
     generator = torch.Generator().manual_seed(7)
     n = ((1 - torch.rand(16, generator=generator)).double() * 4).ceil() - 1
     t = 1 - n / 4 * (1 - T_MIN)
@@ -202,7 +209,8 @@ def test_no_gradient_reaches_the_target():
     target = xs + (T_MIN - s)[:, None] * model.velocity(xs, s)
     f = xt + (T_MIN - t)[:, None] * model.velocity(xt, t)
     model.zero_grad()
-    hand = pseudo_huber(f, target.detach()).mean()
+    unit = (t - T_MIN)[:, None] if weighted else 1.0  # |c_out| of a velocity on Linear
+    hand = distance(f / unit, target.detach() / unit).mean()
     hand.backward()
     close(loss, hand, rtol=1e-6, atol=1e-6)
     for mine, other in zip(gradient, model.parameters(), strict=True):
@@ -242,10 +250,6 @@ class Slope(nn.Module):
         return (self.waves(t) @ self.w)[:, None] * x
 
 
-def square(a, b):
-    return (a - b).square().flatten(1).sum(1)
-
-
 def learned(objective, std=0.5, **options):
     """A Slope trained on N(0, std^2)."""
     x0 = gaussian(Linear(), std).sample(4000, generator=torch.Generator().manual_seed(0))
@@ -257,9 +261,9 @@ def learned(objective, std=0.5, **options):
 @pytest.mark.parametrize(
     ("objective", "tolerance", "options"),
     [
-        (ConsistencyDistillation(gaussian(Linear(), 0.5), segments=8, distance=square), 0.02, {}),
+        (ConsistencyDistillation(gaussian(Linear(), 0.5), segments=8), 0.02, {}),
         (
-            ConsistencyTraining((16, 16), mean=0.0, std=1.5, distance=square),
+            ConsistencyTraining((16, 16), mean=0.0, std=1.5, distance=squared_distance),
             0.1,
             {"lr": 0.02, "batch_size": 512},
         ),
@@ -387,6 +391,7 @@ def test_training_follows_its_progress():
         (lambda: ConsistencyTraining().count(1.5), r"progress must lie in \[0, 1\]; got 1.5"),
         (lambda: pseudo_huber(points(), points(), c=0), "c must be above 0; got 0"),
         (lambda: pseudo_huber(points(), points(4)), r"one shape; got \(6, 2\) and \(4, 2\)"),
+        (lambda: squared_distance(points(), points(4)), "a and b must have one shape"),
         (
             lambda: ConsistencyDistillation()(MODEL, points()),
             "teacher must be a Denoiser; got None",

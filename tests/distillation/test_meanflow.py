@@ -5,9 +5,10 @@ import torch
 from exact import mixture_2d
 from test_consistency import close, gaussian, points, spread
 from torch import nn
+from torch.func import jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from course_lib import VP, ClassifierFreeGuidance, Linear, NetDenoiser
+from course_lib import VP, ClassifierFreeGuidance, Linear, NetDenoiser, denoising_loss
 from course_lib.distillation import IntervalDenoiser, MeanFlowLoss, mean_flow, mean_flow_sample
 from course_lib.nets import MLP, DiT, UNet
 from course_lib.samplers import sample
@@ -160,16 +161,35 @@ def test_as_a_denoiser_it_is_the_flow():
 
 
 def test_it_begins_with_a_flow():
+    """Nearly: its features of time are gentler, and the last layer of them is solved for."""
     torch.manual_seed(0)
-    flow = NetDenoiser(MLP(2, 8, 1, num_classes=3), Linear(), "velocity", 0.7)
+    flow = NetDenoiser(MLP(2, 32, 1, num_classes=3), Linear(), "velocity", 0.7)
     nn.init.normal_(flow.net.out.weight)
-    model = IntervalDenoiser(MLP(2, 8, 1, num_classes=3), Linear(), 0.7)
+    x0, labels = torch.randn(500, 2), torch.arange(500) % 3
+    flow = fit(flow, (x0, labels), objective=denoising_loss, steps=100, lr=3e-3, progress=False)
+    model = IntervalDenoiser(MLP(2, 32, 1, num_classes=3), Linear(), 0.7)
     model.begin_with(flow)
-    x, t, cond = points().float(), times(*[0.6] * 6).float(), torch.arange(6) % 3
-    assert torch.equal(model.average(x, t / 2, t, cond), flow.velocity(x, t, cond))
+    x, t, cond = points(60).float(), torch.linspace(0, 1, 60), torch.arange(60) % 3
+    with torch.no_grad():
+        given, wanted = model.average(x, t / 2, t, cond), flow.velocity(x, t, cond)
+    assert (given - wanted).norm() < 0.1 * wanted.norm()
     assert torch.equal(model.null_condition(cond), flow.null_condition(cond))
     with pytest.raises(RuntimeError, match="size mismatch"):
         model.begin_with(NetDenoiser(MLP(2, 10, 1, num_classes=3), Linear(), "velocity"))
+
+
+def test_its_features_of_time_are_gentle():
+    """Else the derivative in t, a part of the target, would drown the rest."""
+    torch.manual_seed(0)
+    model = IntervalDenoiser(MLP(2, 64, 2), Linear())
+    nn.init.normal_(model.net.out.weight)
+    x, t = points(64).float(), torch.linspace(0.05, 0.95, 64)
+    zero, one = torch.zeros_like(t), torch.ones_like(t)
+    u, slope = jvp(lambda t: model.average(x, zero, t), (t,), (one,))
+    assert slope.norm() < 5 * u.norm()
+    model.net.condition.inner.rate = 1000.0
+    u, slope = jvp(lambda t: model.average(x, zero, t), (t,), (one,))
+    assert slope.norm() > 20 * u.norm()
 
 
 def test_fused_attention_is_put_back():
