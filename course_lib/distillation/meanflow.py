@@ -28,7 +28,7 @@ from course_lib.samplers.ode import Callback
 __all__ = ["IntervalDenoiser", "MeanFlowLoss", "mean_flow", "mean_flow_sample"]
 
 
-RATE = 10.0
+RATE = 30.0
 """Highest frequency of the features of times. The network's derivative in t is part of the target,
 and at the usual 1000 it would be larger than everything else (Lu and Song, 2025, section 4.1)."""
 
