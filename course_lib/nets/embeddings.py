@@ -43,9 +43,7 @@ class Embedded(NamedTuple):
     """What stands beside the image at every pixel, shape (B, LABEL_CHANNELS); or None."""
 
 
-def sinusoidal(
-    t: Tensor, dim: int, max_period: float = 10_000.0, rate: float = 1000.0
-) -> Tensor:
+def sinusoidal(t: Tensor, dim: int, max_period: float = 10_000.0, rate: float = 1000.0) -> Tensor:
     """Cosines and sines of ``rate * t`` at geometrically spaced frequencies.
 
     Args:
