@@ -48,4 +48,4 @@ def test_what_the_manifest_says_is_what_the_book_shows():
         found = pretrained_info(name)["metrics"]
         (row,) = (r for r in rows if r["name"] == name and r["steps"] == found["steps"])
         for key in ("frechet_test", "class_agreement", "samples"):
-            assert row[key] == found[key], key
+            assert row[key] == pytest.approx(found[key], rel=0.005), key
