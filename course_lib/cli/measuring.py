@@ -199,7 +199,7 @@ def _quality(space: SampleSpace, samples: Tensor, wanted: Tensor | None = None) 
     found = {
         "frechet_test": round(distance, 4),
         "frechet_floor": round(floor, 4),
-        "frechet_ratio": round(distance / floor, 4),
+        "frechet_ratio": round(distance / floor, 4) if floor > 0 else math.inf,
     }
     return found if wanted is None else found | _agreement(space, samples, wanted)
 

@@ -23,11 +23,12 @@ STORED = Path(__file__).parents[2] / "book" / "_data" / "distillation.json"
     ],
 )
 def test_digits_have_the_class_that_was_asked_for(name, solver, steps, least):
-    labels = torch.arange(500) % 10
-    images = sample(
-        load_pretrained(name), (500, 1, 32, 32), solver=solver, steps=steps, cond=labels, seed=1
-    )
-    assert class_agreement(digit_logits(images), labels) >= least
+    """Of 2,000: of fewer, the share at two steps could be below 98.5 % by chance."""
+    model, labels, right = load_pretrained(name), torch.arange(500) % 10, 0.0
+    for seed in range(4):
+        images = sample(model, (500, 1, 32, 32), solver=solver, steps=steps, cond=labels, seed=seed)
+        right += class_agreement(digit_logits(images), labels) / 4
+    assert right >= least
 
 
 def test_two_steps_come_close_to_fifty_evaluations_of_the_teacher():
