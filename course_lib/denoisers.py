@@ -33,6 +33,13 @@ class Denoiser(nn.Module):
         """The quantity named by ``predicts``, shape (B, ...)."""
         raise NotImplementedError
 
+    def encode_condition(self, cond: Any) -> Any:
+        """The condition as tensors with a row for each sample; here it is that already.
+
+        A model that is asked in words encodes them. Guidance does so before it joins conditions.
+        """
+        return cond
+
     def null_condition(self, cond: Any) -> Any:
         """The condition that means none, for as many samples as ``cond`` has.
 

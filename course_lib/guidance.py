@@ -61,6 +61,10 @@ class _Guidance(Denoiser):
         """The guided prediction in the face of the inner denoiser, shape (B, ...)."""
         return self._face(self.predicts, xt, t, cond)
 
+    def encode_condition(self, cond: Any) -> Any:
+        """As the inner denoiser encodes it."""
+        return self.denoiser.encode_condition(cond)
+
     def null_condition(self, cond: Any) -> Any:
         """That of the inner denoiser."""
         return self.denoiser.null_condition(cond)
@@ -128,11 +132,12 @@ class ClassifierFreeGuidance(_Guidance):
 
     def _face(self, target: Face, xt: Tensor, t: Tensor, cond: Any) -> Tensor:
         _check(self, xt, t, cond)
+        cond = self.encode_condition(cond)
         cond, scale = _rows(cond, cond, len(xt), "cond"), self._scale_at(t)
         if bool((scale == 1).all()):
             return getattr(self.denoiser, target)(xt, t, cond)
         null = self.denoiser.null_condition(cond) if self.null_cond is None else self.null_cond
-        null = _rows(null, cond, len(xt), self._other)
+        null = _rows(self.encode_condition(null), cond, len(xt), self._other)
         if bool((scale == 0).all()) and not self.rescale:
             return getattr(self.denoiser, target)(xt, t, null)
         face = getattr(self.denoiser, "data" if self.rescale else target)

@@ -128,6 +128,8 @@ class ConditionDropout:
         if cond is None:
             raise ValueError("ConditionDropout needs a condition to hide; got cond=None")
         hidden = (_rand(len(x0), generator) < self.p).to(x0.device)
+        encode: Any = getattr(denoiser, "encode_condition", None)  # a flow has none
+        cond = cond if encode is None else encode(cond)
         cond = _where(hidden, denoiser.null_condition(cond), cond)
         return self.objective(denoiser, x0, cond, generator=generator, **options)
 

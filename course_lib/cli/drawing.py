@@ -36,7 +36,7 @@ def draw_samples(
     shape: tuple[int, ...],
     n: int,
     *,
-    labels: Tensor | None = None,
+    labels: Tensor | list[str] | None = None,
     negative: int | None = None,
     scale: float = 1.0,
     solver: str = "dpm_solver_pp_2m",
@@ -50,7 +50,7 @@ def draw_samples(
         model: the denoiser.
         shape: shape of one sample.
         n: number of samples.
-        labels: their classes, shape (n,), or None.
+        labels: their classes, shape (n,); n prompts, for a model that knows words; or None.
         negative: a class to lead away from, or None; only with labels.
         scale: guidance scale; 1 is none. Only with labels.
         solver: name of a solver.
@@ -77,7 +77,8 @@ def draw_samples(
         options: dict[str, Any] = {"solver": _watched(run, bar), "steps": steps}
         for batch, start in enumerate(range(0, n, BATCH)):
             size = min(BATCH, n - start)
-            cond = None if labels is None else labels[start : start + size].to(device)
+            cond = None if labels is None else labels[start : start + size]
+            cond = cond.to(device) if isinstance(cond, Tensor) else cond
             noise = step_seed(seed, batch) if batch else seed
             drawn.append(sample(guided, (size, *shape), cond=cond, seed=noise, **options).cpu())
     return torch.cat(drawn)

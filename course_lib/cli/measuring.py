@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from course_lib.cli.drawing import draw_samples
 from course_lib.cli.spaces import SampleSpace
-from course_lib.data import TOYS
+from course_lib.data import DIGITS, TOYS, captions
 from course_lib.denoisers import Denoiser
 from course_lib.evaluation import sliced_wasserstein2
 from course_lib.evaluation.features import (
@@ -20,13 +20,20 @@ from course_lib.evaluation.features import (
     digit_logits,
     frechet_distance,
 )
+from course_lib.evaluation.prompts import (
+    prompt_agreement,
+    retrieval_recall,
+    zero_shot_accuracy,
+)
 from course_lib.flows import ScoreFlowNetwork
+from course_lib.nets.clip import CLIP
 from course_lib.nets.noisy_classifier import NoisyDigitClassifier
 from course_lib.nets.vae import ConvVAE, divergence
-from course_lib.training.recipe import NATIVE, resized
+from course_lib.training.recipe import NATIVE, recipe_data, resized
 
 __all__ = ["SAMPLES", "measure"]
 
+Wanted = Tensor | list[str] | None
 SAMPLES = 2000
 BATCH = 500
 
@@ -55,12 +62,14 @@ def measure(
         progress: show a bar, if the output is a terminal.
 
     Returns:
-        For a classifier its accuracy; for one of noisy images, at several times. For an
+        For a classifier its accuracy; for one of noisy images, at several times. For a CLIP its
+        zero-shot accuracy, and how well it finds images by their captions. For an
         autoencoder its error and rate, and how good its reconstructions are as samples. For a
         denoiser how good samples are, how they were drawn, with how many evaluations of the model
         for each and in how many seconds. Images of digits are judged by the Fréchet distance to
         the test images, its floor (that of as many training images), their ratio, and with labels
-        the share that the classifier reads as asked for. Points, and latents that no digits are
+        the share that the classifier reads as asked for; with captions, the share that has each
+        attribute asked for as well. Points, and latents that no digits are
         made of, are judged by the sliced Wasserstein distance and its floor. A score flow of
         points or latents is asked for the likelihood of the test data as well.
 
@@ -68,6 +77,8 @@ def measure(
         ValueError: an argument is out of range, or a scale is given for a model without labels.
     """
     test, classes = space.load("test")
+    if isinstance(model, CLIP):
+        return _contrast(model, test, classes)
     if isinstance(model, NoisyDigitClassifier):
         return _accuracy_in_noise(model, test, classes)
     if isinstance(model, ConvVAE):
@@ -77,23 +88,45 @@ def measure(
     if scale != 1 and not space.labels:
         raise ValueError(f"scale must be 1 for a model without labels; got {scale}")
     n, steps = min(n, len(test)), 1 if solver == "direct" else steps
-    wanted = classes[:n] if space.labels else None
+    wanted: Wanted = classes[:n] if space.labels else None
+    if space.captions:
+        wanted = _told(test[:n], classes[:n])
     how = {"scale": scale, "solver": solver, "steps": steps}
     options = {"labels": wanted, "seed": seed, "progress": progress, **how}
     samples, cost = _timed(model, space.shape, n, **options)
     return {**_judged(model, space, samples, wanted), "samples": n, **how, **cost}
 
 
+def _told(images: Tensor, labels: Tensor) -> list[str]:
+    """A caption of each image, other than those of the training."""
+    return captions(images, labels, torch.Generator().manual_seed(2))
+
+
+def _contrast(model: CLIP, test: Tensor, classes: Tensor) -> dict[str, float]:
+    """Zero-shot accuracy on varied test digits and on MNIST's own; recall among a thousand."""
+    prompts = [f"a {word}" for word in DIGITS]
+    plain, _ = recipe_data("mnist", "test", model.image_size)
+    few = test[:1000]
+    recall = retrieval_recall(model, few, _told(few, classes[:1000]))
+    return {
+        "zero_shot_accuracy": round(zero_shot_accuracy(model, plain, classes, prompts), 4),
+        "zero_shot_accuracy_varied": round(zero_shot_accuracy(model, test, classes, prompts), 4),
+        **{f"recall_at_{k}": round(share, 4) for k, share in recall.items()},
+    }
+
+
 def _judged(
-    model: Denoiser, space: SampleSpace, samples: Tensor, wanted: Tensor | None
+    model: Denoiser, space: SampleSpace, samples: Tensor, wanted: Wanted
 ) -> dict[str, float]:
     """How good samples are, and the likelihood of the test data."""
     if not samples.isfinite().all():
         raise ValueError("samples are not finite: try more steps, or a scale nearer to 1")
-    found = _likelihood(model, space, len(samples), wanted) if space.encoded or space.points else {}
-    if space.data in NATIVE:
-        return found | _quality(space, space.decode(samples), wanted)
-    return found | _distance(space, samples, wanted)
+    found = {}
+    if not isinstance(wanted, list) and (space.encoded or space.points):
+        found = _likelihood(model, space, len(samples), wanted)
+        if space.data not in NATIVE:
+            return found | _distance(space, samples, wanted)
+    return found | _quality(space, space.decode(samples), wanted)
 
 
 def _timed(
@@ -190,7 +223,7 @@ def _distance(space: SampleSpace, samples: Tensor, wanted: Tensor | None) -> dic
     }
 
 
-def _quality(space: SampleSpace, samples: Tensor, wanted: Tensor | None = None) -> dict[str, float]:
+def _quality(space: SampleSpace, samples: Tensor, wanted: Wanted = None) -> dict[str, float]:
     """Fréchet distance from the test images, its floor, and the classes."""
     train, test = space.load("train")[0][: len(samples)], space.load("test")[0]
     sets = (_seen(images, space.data) for images in (samples, train, test))
@@ -201,6 +234,8 @@ def _quality(space: SampleSpace, samples: Tensor, wanted: Tensor | None = None) 
         "frechet_floor": round(floor, 4),
         "frechet_ratio": round(distance / floor, 4) if floor > 0 else math.inf,
     }
+    if isinstance(wanted, list):
+        return found | prompt_agreement(samples, wanted)
     return found if wanted is None else found | _agreement(space, samples, wanted)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from course_lib.data import TOYS, latents, latents_info
+from course_lib.data import TOYS, captions, latents, latents_info, tokenize, varied
 from course_lib.plotting.images import tile
 from course_lib.plotting.points import points_picture
 from course_lib.training.recipe import CLASSES, NATIVE, image_shape, recipe_data
@@ -35,6 +35,8 @@ class SampleSpace:
         image_size: side of images in pixels; that of the data set if left out.
         channels: 1, or 3 for grey images in three equal channels.
         labels: whether the model takes labels as condition.
+        captions: how many captions each image has, which the model takes with the labels. The
+            images are then varied in size, width and slant, so that there is something to tell.
         autoencoder: where the model lives in the latents of one, its name or folder. Images are
             encoded by it. A folder of latents names its own, if this is left out.
         shape: shape of the latents of a folder; with `classes`, read from the folder if left out.
@@ -49,6 +51,7 @@ class SampleSpace:
     image_size: int | None = None
     channels: int = 1
     labels: bool = False
+    captions: int = 0
     autoencoder: str | None = None
     shape: tuple[int, ...] = ()
     classes: int = 0
@@ -64,12 +67,22 @@ class SampleSpace:
         elif not self.shape:
             self._read_folder()
         self.shape = tuple(self.shape)  # JSON makes a list of it
+        if self.captions:
+            self._check_captions()
         if self.labels and not self.classes:
             raise ValueError(f"labels must be false: data {self.data} have no classes")
 
     def _image_shape(self) -> tuple[int, ...]:
         shape = image_shape(self.data, self.image_size, self.channels)
         return shape if self.autoencoder is None else self.coder.latent_shape(shape[-1])
+
+    def _check_captions(self) -> None:
+        plain = self.data == "mnist" and self.channels == 1 and self.autoencoder is None
+        if self.captions < 0 or not plain or not self.labels:
+            raise ValueError(
+                f"captions must be 0, or positive for data mnist with labels, one channel and no "
+                f"autoencoder; got {self.captions} for data {self.data}"
+            )
 
     def _refuse_autoencoder(self) -> None:
         if self.autoencoder is not None:
@@ -94,6 +107,7 @@ class SampleSpace:
         """What weights and checkpoints say of it, for `of`; plain, and enough without the data."""
         noted = asdict(self)
         known = ("shape", "classes") if self.data in (*NATIVE, *TOYS) else ()
+        known = (*known, *(() if self.captions else ("captions",)))
         unneeded = (*known, *(("autoencoder",) if self.autoencoder is None else ()))
         return {name: value for name, value in noted.items() if name not in unneeded}
 
@@ -126,6 +140,10 @@ class SampleSpace:
         Raises:
             ValueError: the data cannot be read.
         """
+        if self.captions:
+            images, labels = recipe_data(self.data, split)
+            generator = torch.Generator().manual_seed(SEEDS[split])
+            return varied(images, generator, size=self.shape[-1]), labels
         if self.data in NATIVE:
             return recipe_data(self.data, split, self.image_size, self.channels)
         if not self.points:
@@ -135,8 +153,15 @@ class SampleSpace:
         return x, None if toy.labels is None else toy.labels(x)
 
     def examples(self, split: str) -> tuple[Tensor, Any]:
-        """The same as the model sees it: images encoded, if there is an autoencoder."""
+        """The same as the model sees it: images encoded, if there is an autoencoder.
+
+        With captions the condition is labels (N,) and the numbers of their words, (N, K, length).
+        """
         x, labels = self.load(split)
+        if self.captions:
+            generator = torch.Generator().manual_seed(SEEDS[split])
+            ids, _ = tokenize(captions(x, labels, generator, each=self.captions))
+            return x, (labels, ids.unflatten(0, (-1, self.captions)))
         if self.data in NATIVE and self.encoded:
             x = self.coder.encode(x, torch.Generator().manual_seed(SEEDS[split]))
         return x, labels

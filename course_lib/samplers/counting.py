@@ -33,6 +33,10 @@ class CountEvaluations(Denoiser):
         """Count from zero again."""
         self.count = 0
 
+    def encode_condition(self, cond: Any) -> Any:
+        """As the wrapped denoiser encodes it."""
+        return self.denoiser.encode_condition(cond)
+
     def null_condition(self, cond: Any) -> Any:
         """That of the wrapped denoiser."""
         return self.denoiser.null_condition(cond)

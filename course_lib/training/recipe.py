@@ -89,6 +89,7 @@ def recipe_parser(
     add("--channels", type=int, default=1, help="1, or 3 for grey images in three equal channels")
     add("--autoencoder", type=str | None, help="in whose latents the model lives")
     add("--labels", type=bool, default=False, help="give the labels as condition")
+    add("--captions", type=int, default=0, help="captions of each varied image of MNIST, as well")
     add("--teacher", type=str | None, help="model to begin with, a name or folder")
     add("--pairs", type=int, default=0, help="pairs of noise and sample that the teacher makes")
     add("--teacher-scale", type=float, default=1.0, help="guidance scale of its samples")

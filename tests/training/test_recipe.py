@@ -22,7 +22,8 @@ def test_recipes_come_for_both_data_sets():
     flows |= {"transformer_flow_mnist", "vae_mnist"}
     few = {"reflow", "consistency_distillation", "consistency_training", "progressive"}
     few = {f"{m}_{d}" for m in few for d in ("digits", "mnist")} | {"meanflow_digits"}
-    assert set(recipe.recipes()) == both | larger | flows | few
+    texts = {"text_mnist", "clip_mnist"}
+    assert set(recipe.recipes()) == both | larger | flows | few | texts
 
 
 @pytest.mark.parametrize("name", recipe.recipes())
@@ -38,6 +39,7 @@ def test_every_recipe_builds_a_model_and_an_objective_that_fit_its_data(name):
     objective = recipe.build_objective(config.fit.as_dict()["objective"])
     objective = taught(objective, model if config.teacher else None)
     cond = labels if config.labels else None
+    cond = (labels, torch.ones(2, config.captions, 20).long()) if config.captions else cond
     cond = (torch.randn_like(images), cond) if config.pairs else cond
     loss = objective(model, images, cond, generator=torch.Generator().manual_seed(0))
     assert loss.shape == ()
