@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
+from functools import partial
 from pathlib import Path
 
-import nbformat
+from jupyter_cache import get_cache
+from jupyter_cache.cache.main import JupyterCacheBase
+from myst_nb.core.read import read_myst_markdown_notebook
+from myst_nb.core.utils import coalesce_streams
 from nbformat import NotebookNode
 from sphinx.application import Sphinx
 
@@ -14,26 +17,14 @@ from chapter_numbers import number_chapters
 from chapter_runtime import ChapterRuntime, insert_runtime
 from course_map import CourseMap, outdated_maps
 from exercise_section import ExerciseSection
+from kept_runs import cache_runs, folder_of
+from library_hash import hash_of, library_hash
 from notebooks import generate, make_pages, sources
 from repository import Repository
 from stored_notebook import text_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STAMP = "course_lib.sha256"
-
-
-def hash_of(root: Path, *patterns: str) -> str:
-    """Return a hash of the names and contents of the files that match."""
-    digest = hashlib.sha256()
-    for path in sorted({path for pattern in patterns for path in root.glob(pattern)}):
-        digest.update(path.relative_to(root).as_posix().encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def library_hash(root: Path) -> str:
-    """Return a hash of all that the executed pages depend on besides their own text."""
-    return hash_of(root, "course_lib/**/*.py", "course_lib/**/*.json", "requirements.txt")
 
 
 def drop_stale_cache(cache: Path, current: str) -> None:
@@ -52,6 +43,22 @@ def drop_stale_cache(cache: Path, current: str) -> None:
 def refresh_cache(app: Sphinx) -> None:
     """Drop the cache when `course_lib` has changed, before any page is read."""
     drop_stale_cache(Path(app.outdir).parent / ".jupyter_cache", library_hash(ROOT))
+
+
+def page_cache(env) -> JupyterCacheBase:
+    """Return the cache of executed pages."""
+    return get_cache(env.mystnb_config.execution_cache_path)
+
+
+def read_page(env, text: str) -> NotebookNode:
+    """Return the notebook that MyST-NB makes of the text of a page."""
+    return read_myst_markdown_notebook(text, config=env.myst_config)
+
+
+def take_kept_runs(app: Sphinx, env, docnames) -> None:
+    """Put what nbval ran into the cache, before any page is read."""
+    read = partial(read_page, env)
+    cache_runs(folder_of(ROOT), ROOT / "book", page_cache(env), library_hash(ROOT), read)
 
 
 def outdated_pages(app: Sphinx, env, added, changed, removed) -> list[str]:
@@ -77,23 +84,26 @@ def with_outputs(notebook: NotebookNode, executed: NotebookNode) -> NotebookNode
     shown = {cell.source: cell for cell in executed.cells if cell.cell_type == "code"}
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.source in shown:
-            cell.outputs = shown[cell.source].outputs
+            cell.outputs = coalesce_streams(shown[cell.source].outputs)
             cell.execution_count = shown[cell.source].execution_count
     return notebook
 
 
 def write_downloads(app: Sphinx, exception: Exception | None) -> None:
-    """Let the download button give a notebook in plain Markdown, with the outputs of this build."""
+    """Let the download button give a notebook in plain Markdown, with the outputs of this build.
+
+    MyST-NB writes notebooks too, but without outputs when these come from the cache.
+    """
     if exception:
         return
-    pages, repository = make_pages(ROOT), Repository.read(ROOT)
-    out = Path(app.outdir)
+    pages, repository, cache = make_pages(ROOT), Repository.read(ROOT), page_cache(app.env)
     for path in sources(ROOT):
-        target = out / "_sources" / f"{path.stem}.ipynb"
-        executed = out.parent / "jupyter_execute" / f"{path.stem}.ipynb"
-        if target.exists() and executed.exists():
+        target = Path(app.outdir) / "_sources" / f"{path.stem}.ipynb"
+        if path.stem in app.env.found_docs and target.exists():
+            page = read_page(app.env, path.read_text(encoding="utf-8"))
+            _, executed = cache.merge_match_into_notebook(page)
             notebook = generate(path, pages[path.stem], repository)
-            filled = with_outputs(notebook, nbformat.read(executed, as_version=4))
+            filled = with_outputs(notebook, executed)
             target.write_text(text_of(filled), encoding="utf-8", newline="\n")
 
 
@@ -107,6 +117,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", refresh_cache, priority=100)
     app.connect("env-get-outdated", outdated_pages)
     app.connect("env-get-outdated", outdated_maps)
+    app.connect("env-before-read-docs", take_kept_runs)
     app.connect("env-get-updated", number_chapters, priority=900)
     app.connect("doctree-resolved", insert_runtime)
     app.connect("build-finished", write_downloads)

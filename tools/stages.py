@@ -44,6 +44,7 @@ def nbval() -> list[str]:
     """Return the command that runs every notebook of `book/` and `solutions/`, if there is one."""
     notebooks = [str(p) for d in ("book", "solutions") for p in sorted((ROOT / d).glob("*.ipynb"))]
     options = ["--nbval-lax", "-n", "2", "--dist", "loadfile", "-p", "no:randomly"]
+    options += ["-p", "nbval_keep"]  # the book build takes the pages that it runs
     return pytest(*options, *notebooks) if notebooks else []
 
 

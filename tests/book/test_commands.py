@@ -67,7 +67,7 @@ def test_nbval_runs_notebooks_one_after_another_and_copes_with_none(monkeypatch,
     (tmp_path / "solutions" / "01_a.ipynb").write_text("", encoding="utf-8")
     command = stages.nbval()
     assert command[-1].endswith("01_a.ipynb")
-    assert {"--nbval-lax", "loadfile"} <= set(command)
+    assert {"--nbval-lax", "loadfile", "nbval_keep"} <= set(command)
 
 
 def test_chromium_of_the_environment_comes_first(monkeypatch, tmp_path):
