@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["alike", "difference", "factor"]
+__all__ = ["alike", "difference", "factor", "kind"]
 
 
 def difference(got: Any, expected: Any, tolerance: float | None = None, name: str = "") -> str:
@@ -78,13 +78,13 @@ def _parts(got: Any, expected: tuple[Any, ...] | dict[str, Any], tolerance: floa
         return "the result is None. Is there a `return` in every branch?"
     if isinstance(expected, dict):
         if not isinstance(got, dict) or set(got) != set(expected):
-            keys, kind = ", ".join(map(repr, expected)), _kind(got)
-            has = f"has the keys {list(got)}" if isinstance(got, dict) else f"is {kind}"
+            keys = ", ".join(map(repr, expected))
+            has = f"has the keys {list(got)}" if isinstance(got, dict) else f"is {kind(got)}"
             return f"the result {has}; it must be a dictionary with the keys {keys}."
         pairs = [(f"the value of {key!r}", got[key], expected[key]) for key in expected]
     else:
         if not isinstance(got, tuple | list) or len(got) != len(expected):
-            return f"the result is {_kind(got)}; it must be a tuple of {len(expected)} values."
+            return f"the result is {kind(got)}; it must be a tuple of {len(expected)} values."
         pairs = [
             (f"value {i + 1} of {len(expected)}", g, e)
             for i, (g, e) in enumerate(zip(got, expected, strict=True))
@@ -98,7 +98,7 @@ def _parts(got: Any, expected: tuple[Any, ...] | dict[str, Any], tolerance: floa
 
 def _tensor(got: Any, expected: Tensor, tolerance: float | None, what: str) -> str:
     if not isinstance(got, Tensor):
-        return f"{what} is {_kind(got)}; it must be a torch.Tensor."
+        return f"{what} is {kind(got)}; it must be a torch.Tensor."
     if got.shape != expected.shape:
         return f"{what} has shape {tuple(got.shape)}; {tuple(expected.shape)} is right."
     if got.layout != expected.layout:
@@ -140,7 +140,7 @@ def _number(got: Any, expected: float, tolerance: float | None, what: str) -> st
     if isinstance(got, Tensor) and got.numel() == 1:
         got = got.item()
     if isinstance(got, bool) or not isinstance(got, int | float):
-        return f"{what} is {_kind(got)}; it must be a number."
+        return f"{what} is {kind(got)}; it must be a number."
     bound = (1e-6 if tolerance is None else tolerance) * max(1e-2, abs(expected))
     if math.isfinite(got) and abs(got - expected) <= bound:
         return ""
@@ -155,8 +155,10 @@ def _place(index: list[int]) -> str:
     return f" at {index}" if index else ""
 
 
-def _kind(value: Any) -> str:
-    """Describe a value by its type: "a list of 3", "a numpy array"."""
+def kind(value: Any) -> str:
+    """Describe a value by its type: "a list of 3", "an int", "a numpy ndarray", "None"."""
+    if value is None:
+        return "None"
     if type(value).__module__ == "numpy":
         return f"a numpy {type(value).__name__}"
     size = f" of {len(value)}" if isinstance(value, tuple | list | dict) else ""

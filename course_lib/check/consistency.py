@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from course_lib.check.checker import Case, Checker, Mistake
+from course_lib.check.comparing import kind
 from course_lib.check.questions import IMAGES, SHAPES, normal, per_sample
 
 __all__ = ["CHECKERS"]
@@ -24,7 +25,7 @@ BATCHES = (*SHAPES[:2], (IMAGES, torch.float64, "two images, double precision"))
 
 def _check_times(x: Tensor, t: Any) -> None:
     if not isinstance(t, Tensor) or t.shape != x.shape[:1]:
-        got = f"shape {tuple(t.shape)}" if isinstance(t, Tensor) else f"a {type(t).__name__}"
+        got = f"shape {tuple(t.shape)}" if isinstance(t, Tensor) else kind(t)
         raise ValueError(f"the function wants a time for each sample, a tensor (B,); got {got}")
 
 

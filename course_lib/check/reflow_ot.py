@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from course_lib.check.checker import Case, Checker, Mistake
+from course_lib.check.comparing import kind
 from course_lib.check.questions import IMAGES, SHAPES, normal, per_sample, weight, with_single
 
 __all__ = ["CHECKERS"]
@@ -1009,7 +1010,7 @@ class _Field:
 
 def _check_times(x: Tensor, t: Tensor) -> None:
     if not isinstance(t, Tensor) or t.shape != x.shape[:1]:
-        got = f"shape {tuple(t.shape)}" if isinstance(t, Tensor) else f"a {type(t).__name__}"
+        got = f"shape {tuple(t.shape)}" if isinstance(t, Tensor) else kind(t)
         raise ValueError(f"the velocity wants a time for each sample, a tensor (B,); got {got}")
 
 

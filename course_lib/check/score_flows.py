@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.functional import jacobian
 
 from course_lib.check.checker import Case, Checker, Mistake
+from course_lib.check.comparing import kind
 from course_lib.check.questions import IMAGES, SHAPES, normal, per_sample, with_single
 
 __all__ = ["CHECKERS"]
@@ -685,7 +686,7 @@ def _asked(score: Any, x: Tensor, sigma: Tensor) -> Tensor:
     """The score, if it is of the shape of x."""
     gradient = score(x, sigma)
     if not isinstance(gradient, Tensor) or gradient.shape != x.shape:
-        got = _shape(gradient) if isinstance(gradient, Tensor) else f"a {type(gradient).__name__}"
+        got = _shape(gradient) if isinstance(gradient, Tensor) else kind(gradient)
         raise ValueError(f"score(x, sigma) must be a tensor of shape {_shape(x)}, as x; got {got}")
     return gradient
 

@@ -181,6 +181,30 @@ def test_own_noise_is_recognised():
     assert "Likely cause" not in details(lambda x: x.numpy())
 
 
+@pytest.mark.parametrize(("tolerance", "told"), [(None, True), (1e-6, True), (0.04, False)])
+def test_own_noise_is_the_cause_unless_the_case_allows_the_errors_of_sampling(tolerance, told):
+    x = torch.ones(3)
+    case = Case("ones", (x,), 2 * x, tolerance)
+    checker = Checker("demo", "f", "F", "experiment", 1, 1, lambda seed: [case], ())
+    found = dict(checker.run(lambda x: torch.randn_like(x) - 9).details)
+    assert ("draws its own noise" in found.get("Likely cause", "")) == told
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "None"),
+        (3, "an int"),
+        (0.5, "a float"),
+        ([1, 2], "a list of 2"),
+        (np.zeros(2), "a numpy ndarray"),
+        (torch.zeros(2), "a torch.Tensor of shape (2,)"),
+    ],
+)
+def test_a_value_is_named_in_good_english(value, words):
+    assert CHECKER.run(value).headline.startswith(f"got {words}; pass the function itself")
+
+
 def test_a_function_that_changes_its_arguments_is_judged_and_told():
     def changes(x):
         x *= 2

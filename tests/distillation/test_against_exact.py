@@ -45,6 +45,16 @@ def learned(objective, steps, kind=NetDenoiser):
     return fit(model, draw, objective=objective, steps=steps, progress=False, **OPTIONS)
 
 
+@pytest.fixture(scope="module")
+def distilled(exact):
+    """Students of consistency distillation, without the weight and with it."""
+    options = {"segments": 8, "t_min": 0.0}
+    return [
+        learned(ConsistencyDistillation(exact[0], weighted=weighted, **options), 400)
+        for weighted in (False, True)
+    ]
+
+
 @torch.no_grad()
 def error(exact, ends):
     """Root mean square distance from the exact ends."""
@@ -56,29 +66,21 @@ def test_one_step_of_the_exact_teacher_is_far_off(exact):
     assert error(exact, ddim(teacher, eps, torch.tensor([1.0, 0.0]))) > 1.3
 
 
-def test_consistency_distillation(exact):
-    teacher, eps, _ = exact
-    model = learned(ConsistencyDistillation(teacher, segments=8, t_min=0.0), 500)
+def test_consistency_distillation(exact, distilled):
+    eps, model = exact[1], distilled[1]
     assert error(exact, multistep(model, eps, t_min=0.0)) < 0.2
     generator = torch.Generator().manual_seed(0)
     again = multistep(model, eps, [0.5], t_min=0.0, generator=generator)
     assert error(exact, again) > 0.3  # new noise is another path
 
 
-def test_the_unit_of_errors_matters(exact):
-    teacher, eps, _ = exact
-    plain, weighted = (
-        learned(ConsistencyDistillation(teacher, segments=8, t_min=0.0, weighted=w), 300)
-        for w in (False, True)
-    )
-    plain, weighted = (
-        error(exact, multistep(model, eps, t_min=0.0)) for model in (plain, weighted)
-    )
+def test_the_unit_of_errors_matters(exact, distilled):
+    plain, weighted = (error(exact, multistep(m, exact[1], t_min=0.0)) for m in distilled)
     assert weighted < 0.7 * plain
 
 
 def test_consistency_training(exact):
-    model = learned(ConsistencyTraining((8, 64)), 600)
+    model = learned(ConsistencyTraining((8, 64)), 400)
     assert error(exact, multistep(model, exact[1])) < 0.6
 
 
@@ -87,9 +89,9 @@ def test_progressive_distillation(exact):
     torch.manual_seed(0)
     student = NetDenoiser(MLP(2, width=64), Linear(), "velocity")
     run = ProgressiveDistillation(teacher, student=student, progress=False)
-    (first,) = run.run(draw, (8,), steps=500, **OPTIONS)
+    (first,) = run.run(draw, (8,), steps=300, **OPTIONS)
     run = ProgressiveDistillation(first, progress=False)
-    students = run.run(draw, (4, 2, 1), steps=120, **OPTIONS)
+    students = run.run(draw, (4, 2, 1), steps=80, **OPTIONS)
     for steps, model in zip((4, 2, 1), students, strict=True):
         drawn = ddim(model, eps, torch.linspace(1, 0, steps + 1))
         assert error(exact, drawn) < 0.35
@@ -97,7 +99,7 @@ def test_progressive_distillation(exact):
 
 def test_mean_flow(exact):
     """In one step, in four, and as a denoiser: its own velocity, with a solver."""
-    model, eps = learned(MeanFlowLoss(), 600, IntervalDenoiser), exact[1]
+    model, eps = learned(MeanFlowLoss(), 400, IntervalDenoiser), exact[1]
     for steps in (1, 4):
         assert error(exact, mean_flow_sample(model, eps, steps)) < 0.45
     assert error(exact, heun(model, eps, uniform_grid(Linear(), 20))) < 0.45
