@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from benchmarks import (
+    composition,
     conditioning,
     distillation,
     flows,
@@ -34,6 +35,7 @@ BENCHMARKS = {
     "transport": transport,
     "reflow": reflow,
     "distillation": distillation,
+    "composition": composition,
 }
 SHOWN = (
     "guidance",
@@ -43,6 +45,7 @@ SHOWN = (
     "score_flows",
     "reflow",
     "distillation",
+    "composition",
 )
 ROOT = Path(__file__).parent.parent
 

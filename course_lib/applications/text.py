@@ -104,7 +104,7 @@ class ConditionedDenoiser(Denoiser):
 
     def encode_condition(self, cond: Any) -> Any:
         """What the conditioner makes of `cond`; None and what is encoded stay as they are."""
-        encoded = isinstance(cond, tuple) and all(isinstance(part, Tensor) for part in cond)
+        encoded = isinstance(cond, tuple) and any(isinstance(part, Tensor) for part in cond)
         return cond if cond is None or encoded else self.conditioner(cond)
 
     def predict(self, xt: Tensor, t: Tensor, cond: Any = None) -> Tensor:
@@ -220,7 +220,7 @@ def _dictionary(cond: Any) -> Mapping[str, Any]:
     """Conditions by name; of prompts or labels alone too."""
     if isinstance(cond, Tensor):
         cond = {"label" if cond.ndim < 2 else "text": cond}
-    elif isinstance(cond, str | Sequence) and not isinstance(cond, tuple):
+    elif isinstance(cond, str | Sequence):
         cond = {"text": cond}
     if not isinstance(cond, Mapping):
         raise TypeError(

@@ -4,11 +4,13 @@ One module a chapter, one checker an exercise. ``check.progress()`` shows what y
 """
 
 from course_lib.check import (
+    composition,
     consistency,
     ddpm,
     flow_matching,
     guidance,
     reflow_ot,
+    score_distillation_3d,
     score_flows,
     solvers,
 )
@@ -22,6 +24,7 @@ __all__ = [
     "Checker",
     "Mistake",
     "Verdict",
+    "composition",
     "consistency",
     "ddpm",
     "flow_matching",
@@ -29,6 +32,7 @@ __all__ = [
     "progress",
     "progress_table",
     "reflow_ot",
+    "score_distillation_3d",
     "score_flows",
     "solvers",
 ]

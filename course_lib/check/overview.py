@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from course_lib.check import (
+    composition,
     consistency,
     ddpm,
     flow_matching,
     guidance,
     reflow_ot,
+    score_distillation_3d,
     score_flows,
     solvers,
 )
@@ -25,6 +27,8 @@ CHAPTERS: dict[str, tuple[Checker, ...]] = {
     "reflow_ot": reflow_ot.CHECKERS,
     "consistency": consistency.CHECKERS,
     "solvers": solvers.CHECKERS,
+    "score_distillation_3d": score_distillation_3d.CHECKERS,
+    "composition": composition.CHECKERS,
 }
 """The checkers of each chapter, in the order of its exercises."""
 

@@ -37,7 +37,7 @@ def draw_samples(
     n: int,
     *,
     labels: Tensor | list[str] | None = None,
-    negative: int | None = None,
+    negative: int | str | None = None,
     scale: float = 1.0,
     solver: str = "dpm_solver_pp_2m",
     steps: int = 20,
@@ -51,7 +51,7 @@ def draw_samples(
         shape: shape of one sample.
         n: number of samples.
         labels: their classes, shape (n,); n prompts, for a model that knows words; or None.
-        negative: a class to lead away from, or None; only with labels.
+        negative: a class, or a prompt, to lead away from, or None; only with labels.
         scale: guidance scale; 1 is none. Only with labels.
         solver: name of a solver.
         steps: its number of steps; "direct" takes one.
@@ -84,7 +84,7 @@ def draw_samples(
     return torch.cat(drawn)
 
 
-def check_solver(name: str, scale: float, negative: int | None = None) -> Solver:
+def check_solver(name: str, scale: float, negative: int | str | None = None) -> Solver:
     """The solver of that name.
 
     Raises:
@@ -135,7 +135,11 @@ def _watched(solver: Solver, bar: Any) -> Solver:
     return run
 
 
-def _guided(model: Denoiser, negative: int | None, scale: float, device: torch.device) -> Denoiser:
+def _guided(
+    model: Denoiser, negative: int | str | None, scale: float, device: torch.device
+) -> Denoiser:
     if negative is None:
         return model if scale == 1 else ClassifierFreeGuidance(model, scale)
+    if isinstance(negative, str):
+        return NegativePrompt(model, [negative], scale)
     return NegativePrompt(model, torch.tensor([negative], device=device), scale)

@@ -14,6 +14,7 @@ from course_lib.cli.drawing import SOLVERS, draw_samples
 from course_lib.cli.models import find_denoiser
 from course_lib.cli.parsing import new_parser
 from course_lib.cli.spaces import SampleSpace
+from course_lib.data import tokenize
 from course_lib.plotting.images import tile
 from course_lib.plotting.points import points_picture
 from course_lib.plotting.render import encoded
@@ -30,7 +31,8 @@ DESCRIPTION = """Draw with a trained model: a grid of images, single files, or a
   course-lib sample --checkpoint digits-ddpm --output digits.png
   course-lib sample --checkpoint mnist-ddpm-cfg --label 4 --num-samples 16 --scale 2 \\
       --solver dpm_solver_pp_2m --steps 20 --output four.png
-  course-lib sample --checkpoint mnist-ddpm-cfg --label 0 1 2 --individual --output a/b.png"""
+  course-lib sample --checkpoint mnist-ddpm-cfg --label 0 1 2 --individual --output a/b.png
+  course-lib sample --checkpoint mnist-text --prompt "a bold seven" --scale 2 --output seven.png"""
 
 SIDE = 64  # pixels of an image in the grid, at least
 IMAGES, POINTS = 16, 2000
@@ -44,6 +46,8 @@ def parser(arguments: Sequence[str]) -> ArgumentParser:
         "--label", type=int, nargs="+", help="class, or several in turn; only a model with classes"
     )
     new.add_argument("--negative-label", type=int, help="class to lead away from, with --label")
+    new.add_argument("--prompt", nargs="+", help="text, or several in turn; only a model of texts")
+    new.add_argument("--negative-prompt", help="text to lead away from, with --prompt")
     new.add_argument("--output", type=Path, default=Path("samples.png"), help="file to write")
     new.add_argument(
         "--individual", action="store_true", help="one file for each image: NAME-000.png, ..."
@@ -81,9 +85,10 @@ def run(config: Namespace) -> int:
         raise ValueError(f"--individual needs images; {config.checkpoint} draws points")
     if config.num_samples is None:
         config.num_samples = POINTS if space.points else IMAGES
-    labels = _labels(config, space)
+    labels, prompts = _labels(config, space), _prompts(config, space)
     drawn = draw_samples(
-        model, space.shape, config.num_samples, labels=labels, negative=config.negative_label,
+        model, space.shape, config.num_samples, labels=labels if prompts is None else prompts,
+        negative=config.negative_label if prompts is None else config.negative_prompt,
         scale=config.scale, solver=config.solver, steps=config.steps, seed=config.seed,
         progress=True,
     )  # fmt: skip
@@ -102,7 +107,7 @@ def chosen(config: Namespace) -> dict[str, Any]:
 def _labels(config: Namespace, space: SampleSpace) -> Tensor | None:
     """The label of each sample, or None."""
     if config.label is None:
-        if config.scale != 1 or config.negative_label is not None:
+        if config.negative_label is not None or (config.scale != 1 and config.prompt is None):
             raise ValueError("--scale and --negative-label need a --label to lead to")
         return None
     if not space.labels:
@@ -113,6 +118,23 @@ def _labels(config: Namespace, space: SampleSpace) -> Tensor | None:
         if not 0 <= label < space.classes:
             raise ValueError(f"--label must be 0 to {space.classes - 1}; got {label}")
     return torch.tensor(config.label)[torch.arange(config.num_samples) % len(config.label)]
+
+
+def _prompts(config: Namespace, space: SampleSpace) -> list[str] | None:
+    """The prompt of each sample, or None."""
+    if config.prompt is None:
+        if config.negative_prompt is None:
+            return None
+        raise ValueError("--negative-prompt needs a --prompt to lead to")
+    if config.label is not None:
+        raise ValueError("--prompt and --label exclude each other; a prompt may name the digit")
+    if not space.captions:
+        raise ValueError(
+            f"--prompt needs a model of texts, such as mnist-text; {config.checkpoint} is none"
+        )
+    negative = () if config.negative_prompt is None else (config.negative_prompt,)
+    tokenize([*config.prompt, *negative])  # what is wrong with them is told before the drawing
+    return [config.prompt[i % len(config.prompt)] for i in range(config.num_samples)]
 
 
 def write_points(points: Tensor, labels: Tensor | None, output: Path) -> str:

@@ -1,7 +1,7 @@
 """Data: points in the plane with exact densities, handwritten digits, photographs, and latents."""
 
 from course_lib.data.attributes import ATTRIBUTES, Attributes, levels, measure, normalised, varied
-from course_lib.data.captions import DIGITS, captions, follows, understood
+from course_lib.data.captions import DIGITS, Wanted, captions, follows, understood
 from course_lib.data.digits import digits
 from course_lib.data.latents import LatentsInfo, latents, latents_info
 from course_lib.data.mnist import mnist
@@ -32,6 +32,7 @@ __all__ = [
     "Attributes",
     "LatentsInfo",
     "Toy",
+    "Wanted",
     "captions",
     "checkerboard",
     "checkerboard_log_prob",

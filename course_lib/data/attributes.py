@@ -42,7 +42,7 @@ class Attributes(NamedTuple):
     weight: Tensor
     """Width of the stroke as a part of the digit's longer side."""
     slant: Tensor
-    """Step to the right for each step up, on average: the tangent of the angle."""
+    """Mean step to the right for each step up, the tangent of the angle."""
     width: Tensor
     """Spread in x, the slant undone, as a multiple of the spread in y."""
     size: Tensor
@@ -96,10 +96,12 @@ def levels(images: Tensor, labels: Tensor) -> Tensor:
         -1, 0 or 1 for each of `ATTRIBUTES`, int64 of shape (B, 4).
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not fit, or a label is no digit.
     """
     if labels.shape != images.shape[:1]:
         raise ValueError(f"labels must have shape ({len(images)},); got {tuple(labels.shape)}")
+    if not bool(((labels >= 0) & (labels < len(LIMITS))).all()):
+        raise ValueError(f"labels must be 0 to 9; got {sorted(set(labels.tolist()))}")
     found = torch.stack(measure(images), dim=1)
     low, high = LIMITS.to(found)[labels].unbind(-1)
     return (found > high).long() - (found < low).long()

@@ -84,7 +84,8 @@ def understood(prompts: Sequence[str]) -> Wanted:
     """What prompts ask for, by their words.
 
     Args:
-        prompts: texts, such as captions. Words that mean no digit and no attribute are passed over.
+        prompts: texts, such as captions, or one. Words that mean no digit and no attribute are
+            passed over.
 
     Returns:
         Labels and levels.
@@ -92,6 +93,7 @@ def understood(prompts: Sequence[str]) -> Wanted:
     Raises:
         ValueError: a prompt asks for two digits, or for both sides of an attribute.
     """
+    prompts = [prompts] if isinstance(prompts, str) else prompts
     labels = torch.full((len(prompts),), -1)
     asked = torch.zeros(len(prompts), len(ATTRIBUTES), dtype=torch.int64)
     for i, prompt in enumerate(prompts):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ VOCABULARY: tuple[str, ...] = (
     ),
 )  # fmt: skip
 """Every word; its place is its number."""
+NEGATIONS = ("not", "no", "non", "without", "never", "but", "except")
+"""Words that people use to say what they do not want; captions have none of them."""
 _NUMBERS = {word: number for number, word in enumerate(VOCABULARY)}
 
 
@@ -51,10 +53,11 @@ def tokenize(
         TypeError: a prompt is no text.
         ValueError: there are no prompts, or one is empty, too long, or has an unknown word.
     """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if not prompts:
-        raise ValueError("prompts must hold at least one text; got none")
+    if isinstance(prompts, str) or not isinstance(prompts, Iterable):
+        prompts = [prompts]
     ids = torch.tensor([_row(prompt, length) for prompt in prompts])
+    if not len(ids):
+        raise ValueError("prompts must hold at least one text; got none")
     return ids, ids != PAD
 
 
@@ -75,7 +78,12 @@ def _row(prompt: str | None, length: int) -> list[int]:
 
 
 def _number(word: str, prompt: str) -> int:
-    if word not in _NUMBERS or word.startswith("<"):
+    if word in NEGATIONS:
+        raise ValueError(
+            f"a prompt says what to draw; {word!r} in {prompt!r} is no word of it. What to lead "
+            f"away from is a prompt of its own, the negative of course_lib.guidance.NegativePrompt"
+        )
+    if word not in _NUMBERS:
         known = VOCABULARY[3:]
         near = difflib.get_close_matches(word, known, 3, 0.5) or sorted(known)
         raise ValueError(f"unknown word {word!r} in {prompt!r}; nearest known: {', '.join(near)}")

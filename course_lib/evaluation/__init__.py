@@ -8,6 +8,11 @@ from course_lib.evaluation.features import (
 )
 from course_lib.evaluation.metrics import mmd, nll
 from course_lib.evaluation.neighbours import precision_recall
+from course_lib.evaluation.prompts import (
+    prompt_agreement,
+    retrieval_recall,
+    zero_shot_accuracy,
+)
 from course_lib.transport import (
     gaussian_wasserstein2,
     path_energy,
@@ -26,7 +31,10 @@ __all__ = [
     "nll",
     "path_energy",
     "precision_recall",
+    "prompt_agreement",
+    "retrieval_recall",
     "sliced_wasserstein2",
     "straightness",
     "wasserstein2",
+    "zero_shot_accuracy",
 ]

@@ -1,7 +1,7 @@
 """The frame viewer: precomputed frames under a slider, alive in a page without a kernel.
 
 Everything is inside the page: the frames as PNG, the controls as HTML, and a script of some
-thirty lines. Without scripts the first frame stays as an ordinary figure.
+forty lines. Without scripts the first frame stays as an ordinary figure.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ __all__ = ["viewer", "viewer_html"]
 _CSS = f"""\
 <style>
 .course-viewer .course-pixels{{image-rendering:pixelated}}
+.course-viewer[data-drag] img{{cursor:grab;touch-action:pan-y;user-select:none}}
 {controls_css("course-viewer")}</style>
 """
 
@@ -57,6 +58,23 @@ document.querySelectorAll(".course-viewer:not([data-ready])").forEach((root) => 
 """
     + PLAYER
     + """\
+  if (root.hasAttribute("data-drag")) images.forEach((image) => {
+    let grip = null;
+    image.draggable = false;
+    image.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
+      pause();
+      grip = { x: event.clientX, at: Number(slider.value) };
+      image.setPointerCapture(event.pointerId);
+    });
+    image.addEventListener("pointermove", (event) => {
+      if (grip === null) return;
+      const n = labels.length, part = (grip.x - event.clientX) / image.clientWidth;
+      slider.value = (((grip.at + Math.round(n * part)) % n) + n) % n;
+      draw();
+    });
+    image.addEventListener("lostpointercapture", () => { grip = null; });
+  });
   root.querySelector(".course-controls").style.display = "flex";
   draw();
 });
@@ -73,6 +91,7 @@ def viewer(
     caption: str | None = None,
     width: int | None = None,
     interval: int = 150,
+    drag: bool = False,
 ) -> None:
     """Display frames under a slider with a play button, in a notebook and in the built page.
 
@@ -86,13 +105,22 @@ def viewer(
         width: width on the page in pixels; 100 an inch for figures, a whole multiple of the
             pixels up to the width of the page for pixels.
         interval: milliseconds a frame while playing.
+        drag: for frames of a full turn around something: a mouse or a finger turns it too. Once
+            across the picture is one turn, to the left forwards, and the first frame follows the
+            last.
 
     Raises:
         ValueError: if ``alt`` is empty, there is no frame, the labels do not match the frames, or
             pixels have the wrong shape or dtype.
     """
     markup = viewer_html(
-        frames, labels=labels, alt=alt, caption=caption, width=width, interval=interval
+        frames,
+        labels=labels,
+        alt=alt,
+        caption=caption,
+        width=width,
+        interval=interval,
+        drag=drag,
     )
     publish(markup, alt)
     if not hasattr(frames, "dtype"):
@@ -108,6 +136,7 @@ def viewer_html(
     caption: str | None = None,
     width: int | None = None,
     interval: int = 150,
+    drag: bool = False,
 ) -> str:
     """The HTML that :func:`viewer` displays; the arguments are the same.
 
@@ -129,7 +158,7 @@ def viewer_html(
         images = _figure_images(frames, alt, width)
     attributes = (
         f'class="course-figure course-viewer" data-interval="{interval}" '
-        f'data-labels="{html.escape(json.dumps(labels))}"'
+        f'data-labels="{html.escape(json.dumps(labels))}"{" data-drag" if drag else ""}'
     )
     return _CSS + wrap(images + controls(labels, 0, "Frame"), caption, attributes) + _SCRIPT
 

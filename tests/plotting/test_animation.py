@@ -127,6 +127,19 @@ def test_thirty_frames_of_digits_are_small():
     assert len(viewer_html(frames, labels=range(30), alt="Noise.")) < 100_000
 
 
+def test_dragging_is_offered_only_where_it_is_asked_for():
+    frames = image_frames(digits())
+    still, turning = (
+        viewer_html(frames, labels="abc", alt="Noise.", drag=drag) for drag in (False, True)
+    )
+    assert "data-drag" not in Tags(still)["figure"][0]
+    assert "data-drag" in Tags(turning)["figure"][0]
+    assert turning.replace(" data-drag>", ">") == still
+    for event in ("pointerdown", "pointermove", "lostpointercapture"):
+        assert event in turning
+    assert "touch-action:pan-y" in turning  # a finger can still scroll the page
+
+
 def test_labels_must_match_frames():
     with pytest.raises(ValueError, match="2 labels and 3 frames"):
         viewer(image_frames(digits()), labels=["a", "b"], alt="Noise.")
