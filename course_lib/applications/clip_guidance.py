@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_lib.data.tokenizer import tokenize
+from course_lib.applications.text import embed_prompts
 from course_lib.denoisers import Denoiser, check_denoiser
 from course_lib.nets.clip import CLIP
 
@@ -43,10 +43,10 @@ def clip_log_prob(
         ValueError: a prompt is not allowed; and, when called, if there are neither 1 nor B prompts.
     """
     check_denoiser(denoiser)
-    others = None if against is None else _embedded(clip, against)
+    others = None if against is None else embed_prompts(clip, against)
 
     def log_prob(xt: Tensor, t: Tensor, cond: Any) -> Tensor:
-        wanted = _embedded(clip, cond)
+        wanted = embed_prompts(clip, cond)
         if len(wanted) not in (1, len(xt)):
             raise ValueError(f"cond must be 1 or {len(xt)} prompts; got {len(wanted)}")
         seen = clip.embed_images(denoiser.data(xt, t).to(wanted.dtype))
@@ -58,9 +58,3 @@ def clip_log_prob(
         return own - torch.logaddexp(own, rest.logsumexp(1))
 
     return log_prob
-
-
-@torch.no_grad()
-def _embedded(clip: CLIP, prompts: Any) -> Tensor:
-    ids, _ = tokenize(prompts, len(clip.text_encoder.position))
-    return clip.embed_texts(ids.to(clip.log_scale.device))

@@ -2,7 +2,8 @@
 
 At t = 0 the score of p1^a p2^b is a s1 + b s2. At t > 0 it is not: noise and products do not
 commute. So the rules here give *annealed targets*, not the diffused product; what the products
-lack, the samplers of :mod:`course_lib.applications.corrections` bring.
+lack is brought by the samplers of :mod:`course_lib.applications.mcmc` and
+:mod:`course_lib.applications.particles`.
 """
 
 import math

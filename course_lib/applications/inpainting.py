@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from course_lib.applications.inputs import check_images, check_mask
+from course_lib.applications.particles import systematic_resampling
 from course_lib.denoisers import Denoiser, check_denoiser
 from course_lib.paths import Path
 from course_lib.samplers.api import SOLVERS, Solver, find_solver
@@ -158,21 +159,13 @@ def filtered(
         added = t.sigma**2 - ratio**2 * s.sigma**2  # beta of this step
         mean = ratio * s.sigma**2 / t.sigma**2 * x + s.alpha * added / t.sigma**2 * x0
         missed = torch.where(keep, walked[-2 - i] - mean, 0.0).flatten(1).square().sum(1)
-        pick = _systematic((-missed / (2 * added)).softmax(0), generator)
+        pick = systematic_resampling(-missed / (2 * added), generator)
         fresh = torch.empty_like(x).normal_(generator=generator)
         x = mean[pick] + (added**0.5 * s.sigma / t.sigma) * fresh
         x = torch.where(keep, walked[-2 - i], x)
         if callback:
             callback(i, s.time, x)
     return x
-
-
-def _systematic(weights: Tensor, generator: torch.Generator | None) -> Tensor:
-    """N indices, each i about N w_i times: N even points through one uniform number."""
-    n = len(weights)
-    u = torch.rand(1, generator=generator, device=weights.device, dtype=weights.dtype)
-    points = (torch.arange(n, device=weights.device) + u) / n
-    return torch.searchsorted(weights.cumsum(0), points).clamp_max(n - 1)
 
 
 def repaint_schedule(steps: int, resamples: int, jump: int = 1) -> list[int]:

@@ -21,7 +21,14 @@ from course_lib.nets.embeddings import Context
 from course_lib.nets.text_encoder import TextEncoder
 from course_lib.objectives import denoising_loss
 
-__all__ = ["CaptionLoss", "ConditionedDenoiser", "Conditioner", "retrieve", "zero_shot"]
+__all__ = [
+    "CaptionLoss",
+    "ConditionedDenoiser",
+    "Conditioner",
+    "embed_prompts",
+    "retrieve",
+    "zero_shot",
+]
 
 KEYS = ("label", "text")
 
@@ -183,7 +190,7 @@ def zero_shot(clip: CLIP, images: Tensor, prompts: Sequence[str]) -> Tensor:
     Raises:
         ValueError: a prompt is not allowed, or the images have another shape.
     """
-    texts = _embedded(clip, prompts)
+    texts = embed_prompts(clip, prompts)
     cosines = torch.cat([clip.embed_images(x.to(texts)) for x in images.split(500)]) @ texts.mT
     return (cosines / clip.temperature).softmax(1)
 
@@ -206,12 +213,19 @@ def retrieve(clip: CLIP, prompts: Sequence[str], images: Tensor, k: int = 10) ->
     """
     if not 1 <= k <= len(images):
         raise ValueError(f"k must be 1 to {len(images)}; got {k}")
-    texts = _embedded(clip, prompts)
+    texts = embed_prompts(clip, prompts)
     seen = torch.cat([clip.embed_images(x.to(texts)) for x in images.split(500)])
     return (texts @ seen.mT).topk(k).indices
 
 
-def _embedded(clip: CLIP, prompts: Sequence[str]) -> Tensor:
+@torch.no_grad()
+def embed_prompts(clip: CLIP, prompts: str | Sequence[str]) -> Tensor:
+    """Unit vectors of prompts, shape (M, D).
+
+    Raises:
+        TypeError: a prompt is no text.
+        ValueError: a prompt is not allowed.
+    """
     ids, _ = tokenize(prompts, len(clip.text_encoder.position))
     return clip.embed_texts(ids.to(clip.log_scale.device))
 

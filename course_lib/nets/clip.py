@@ -92,9 +92,9 @@ def info_nce(
     """Which text belongs to the image, and which image to the text? Both as classification.
 
     The mean of two cross-entropies over the rows and the columns of cosine / temperature (Radford
-    et al. 2021, figure 3; InfoNCE of van den Oord et al. 2018, equation 4). Where two images share
-    a caption, their pairs are no mistakes: `positives` says so, and the target is then shared among
-    them (Khosla et al. 2020, "Supervised Contrastive Learning").
+    et al. 2021, figure 3; InfoNCE of van den Oord et al. 2018, equation 4). Where other
+    pairs belong together too, `positives` says so, and the target is then shared among them (Khosla
+    et al. 2020, "Supervised Contrastive Learning").
 
     Args:
         images: Embeddings, shape (B, D); they are normalised here.
@@ -159,9 +159,9 @@ class ContrastiveLoss:
             The loss in nats, a scalar.
         """
         ids = one_caption(cond[1], generator)
-        same = (ids[:, None] == ids).all(-1)
         embedded = model.embed_images(self._moved(x0, generator)), model.embed_texts(ids)
-        return info_nce(*embedded, model.temperature, same)
+        # Equal captions have equal logits, so to share the target among them would change nothing.
+        return info_nce(*embedded, model.temperature)
 
     def _moved(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         """Each image moved by its own whole number of pixels."""
