@@ -7,12 +7,14 @@ from course_lib.check import (
     composition,
     consistency,
     ddpm,
+    editing,
     flow_matching,
     guidance,
     reflow_ot,
     score_distillation_3d,
     score_flows,
     solvers,
+    text_to_image,
 )
 from course_lib.check.checker import Case, Checker, Mistake
 from course_lib.check.overview import CHAPTERS, progress, progress_table
@@ -27,6 +29,7 @@ __all__ = [
     "composition",
     "consistency",
     "ddpm",
+    "editing",
     "flow_matching",
     "guidance",
     "progress",
@@ -35,4 +38,5 @@ __all__ = [
     "score_distillation_3d",
     "score_flows",
     "solvers",
+    "text_to_image",
 ]

@@ -6,12 +6,14 @@ from course_lib.check import (
     composition,
     consistency,
     ddpm,
+    editing,
     flow_matching,
     guidance,
     reflow_ot,
     score_distillation_3d,
     score_flows,
     solvers,
+    text_to_image,
 )
 from course_lib.check.checker import Checker
 from course_lib.check.progress import passed_exercises, progress_path
@@ -27,6 +29,8 @@ CHAPTERS: dict[str, tuple[Checker, ...]] = {
     "reflow_ot": reflow_ot.CHECKERS,
     "consistency": consistency.CHECKERS,
     "solvers": solvers.CHECKERS,
+    "text_to_image": text_to_image.CHECKERS,
+    "editing": editing.CHECKERS,
     "score_distillation_3d": score_distillation_3d.CHECKERS,
     "composition": composition.CHECKERS,
 }

@@ -301,7 +301,8 @@ inpaint = Checker(
 
 def _jump_cases(seed: int) -> Iterator[Case]:
     draw = normal(seed)
-    paths = (
+    curve = Callable[[Tensor], Tensor]
+    paths: tuple[tuple[str, curve, curve], ...] = (
         ("the straight path", lambda t: 1 - t, lambda t: t),
         ("a VP path", torch.cos, torch.sin),
         ("a VE path", torch.ones_like, lambda t: 3 * t),
