@@ -171,12 +171,13 @@ class MixtureOfExperts(_Experts):
     expert i, r_i = w_i p_i,t(x_t) / p_t(x_t). So the experts must know their densities.
 
     Args:
-        denoisers: the experts, on one path.
+        denoisers: the experts, on one path, with normalised densities. A ProductOfExperts has none:
+            it knows its density up to a factor only, which changes with t.
         weights: w_i, positive, scaled to sum to one; by default all equal.
 
     Raises:
         TypeError: if an expert has no density (a ``GaussianMixture`` and a ``ScoreFlowNetwork``
-            have one), or is a bare network.
+            have one), is a ProductOfExperts, or is a bare network.
         ValueError: as for :class:`ProductOfExperts`, and if a weight is not positive.
     """
 
@@ -186,6 +187,11 @@ class MixtureOfExperts(_Experts):
         super().__init__(denoisers, weights)
         for expert in self.experts:
             _check_density(expert)
+            if isinstance(expert, ProductOfExperts):
+                raise TypeError(
+                    "denoisers of a mixture must have normalised densities; a ProductOfExperts "
+                    "knows its own up to a factor only, which changes with t"
+                )
         if min(self.weights) <= 0:
             raise ValueError(f"weights must be positive; got {list(self.weights)}")
 

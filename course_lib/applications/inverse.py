@@ -121,10 +121,10 @@ class ReconstructionGuidance(_Guidance):
     Three choices of C:
 
     - "isotropic": r_t^2 I with r_t^2 = s0^2 sigma^2 / (alpha^2 s0^2 + sigma^2), as PiGDM (Song et
-      al., 2023, "Pseudoinverse-Guided Diffusion Models for Inverse Problems", eq. 7).
+      al., 2023, "Pseudoinverse-Guided Diffusion Models for Inverse Problems", where s0 = 1).
       Exact for Gaussian data of covariance s0^2 I.
     - "tweedie": sigma^2 / alpha J, the covariance itself by the second-order Tweedie formula (Boys
-      et al., 2023, "Tweedie Moment Projected Diffusions"). Exact for all Gaussian data; each
+      et al., 2024, "Tweedie Moment Projected Diffusions"). Exact for all Gaussian data; each
       iteration of the solver differentiates the network once more.
     - "point": 0, as if x_0 were known to be x0_hat, the approximation of diffusion posterior
       sampling (Chung et al., 2023, theorem 1). Needs noise_std > 0. The change of x0_hat grows as

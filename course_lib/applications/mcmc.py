@@ -105,11 +105,13 @@ def annealed_langevin(
     Du et al., 2023, "Reduce, Reuse, Recycle: Compositional Generation with Energy-Based Diffusion
     Models and MCMC", algorithm 1. A solver like any other, so ``sample(product, shape,
     solver=annealed_langevin)`` takes it. The step at time t is h = step (alpha^2 data_std^2 +
-    sigma^2), for p_t has no feature narrower than that. Where it is 0, at t = 0 without
+    sigma^2), for p_t has no feature narrower than that; a product of Gaussians can be narrower by
+    the sum of its weights, so take ``step`` well below 2 / sum(w). Where it is 0, at t = 0 without
     ``data_std``, the last step denoises, by DDIM.
 
     Args:
-        denoiser: any, but for a product the ODE and SDE solvers are wrong, and this is not.
+        denoiser: any; for a product, where ODE and SDE solvers stay wrong however many steps they
+            take, this becomes right with many corrections and a small step.
         x: noise at ts[0], shape (B, ...).
         ts: falling times.
         corrections: Langevin steps at each time but the first.

@@ -37,10 +37,13 @@ def feynman_kac(
     is that of the summed score s = sum_i w_i s_i, and the weights repair what is wrong with it:
     ``d log W = g^2 / 2 (|s|^2 - sum_i w_i |s_i|^2) d tau``, tau = 1 - t, for any weights w_i and on
     any path. Particles start from q_1 = N(0, sigma^2 / sum(w)). They are resampled where the
-    effective sample size falls below ``threshold`` of their number, and after the last step.
+    effective sample size falls below ``threshold`` of their number, and after the last step. A last
+    step to sigma = 0 is by DDIM, without noise or weight.
 
     Args:
-        product: the experts; a grid must begin where alpha > 0, since g is infinite at 0.
+        product: the experts, each of them a noised density, p_t = (p_0)_t, at every time: a guided
+            model or another product is none, so write out its factors. A grid must begin where
+            alpha > 0, since g is infinite at 0.
         x: noise sigma(ts[0]) eps, the particles, shape (N, ...).
         ts: falling times.
         threshold: in [0, 1]; 0 resamples only at the end, 1 at every step.
@@ -110,7 +113,9 @@ def systematic_resampling(log_weights: Tensor, generator: torch.Generator | None
     """Which particles go on: one uniform draw, then N equal strides through the weights.
 
     A particle of normalised weight W is taken floor(N W) or ceil(N W) times, N W on average
-    (Kitagawa, 1996; Douc & Cappe, 2005, "Comparison of Resampling Schemes for Particle Filtering").
+    (Kitagawa, 1996). Douc, Cappe & Moulines, 2005, "Comparison of Resampling Schemes for Particle
+    Filtering", show that its variance, unlike that of stratified resampling, has no general bound
+    by that of independent draws.
 
     Args:
         log_weights: shape (N,).

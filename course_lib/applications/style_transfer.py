@@ -40,8 +40,8 @@ class RandomFeatures(nn.Module):
 
     The image is made smaller by each scale, and on each size there is one layer of random filters
     with a ReLU. Ustyuzhaninov et al., 2017, "What does it take to generate natural textures?",
-    get textures as good as those of a trained network from one layer of random filters of several
-    sizes; a large filter is here a small one on a smaller image.
+    get textures of high quality from one layer of random filters of several sizes; a large filter
+    is here a small one on a smaller image.
 
     Args:
         scales: factors by which the image is made smaller, rising; one list entry each.

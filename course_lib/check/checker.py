@@ -202,9 +202,9 @@ def _judge(case: Case, outcome: Outcome) -> str:
 
 def _pattern(cases: list[Case], wrong: list[str]) -> str:
     """For which cases alone the function is right, or wrong: whichever are fewer."""
-    good = dict.fromkeys(c.label for c, w in zip(cases, wrong, strict=True) if not w)
     bad = dict.fromkeys(c.label for c, w in zip(cases, wrong, strict=True) if w)
-    word, labels = ("right", good) if len(good) < len(bad) else ("wrong", bad)
+    good = dict.fromkeys(c.label for c in cases if c.label not in bad)  # with every seed
+    word, labels = ("right", good) if 0 < len(good) < len(bad) else ("wrong", bad)
     return f"{word} only for: {'; '.join(labels)}."
 
 

@@ -114,6 +114,16 @@ product_gaussian = Checker(
             "the powers were scaled to sum to one. A product of two is sharper than either.",
             lambda m, C, w: _multiplied()(m, C, w / w.sum()),
         ),
+        Mistake(
+            "the powers divide the precisions. A power multiplies the logarithm, and the precision "
+            "with it.",
+            lambda m, C, w: _multiplied()(m, C, 1 / w),
+        ),
+        Mistake(
+            "each entry of the covariance was inverted by itself. The inverse of the matrix is "
+            "needed.",
+            lambda m, C, w: _multiplied()(m, torch.linalg.inv(1 / C), w),
+        ),
     ),
 )
 
@@ -180,6 +190,30 @@ summed_variances = Checker(
         Mistake(
             "the ODE has the whole score in it. It takes half of it, the SDE all.",
             _variances(ode=lambda w, B: math.exp((1 - 2 * w) * B)),
+        ),
+        Mistake(
+            "the exponent of the ODE has the wrong sign: a summed score with w > 1 pulls inwards.",
+            _variances(ode=lambda w, B: math.exp((w - 1) * B)),
+        ),
+        Mistake(
+            "the second value is the variance of the product, 1 / w. Solve the equation of the "
+            "variance for the reverse SDE.",
+            _variances(rest=lambda w: 1 / w, decay=lambda w, B: 0.0),
+        ),
+        Mistake(
+            "the reverse SDE starts with variance 0 here. Noise has variance 1.",
+            lambda w, B: (
+                math.exp((1 - w) * B),
+                (1 - math.exp(-(2 * w - 1) * B)) / (2 * w - 1),
+            ),
+        ),
+        Mistake(
+            "the forward drift has the wrong sign: backwards in time it pushes outwards.",
+            _variances(
+                ode=lambda w, B: math.exp(-(1 + w) * B),
+                rest=lambda w: 1 / (2 * w + 1),
+                decay=lambda w, B: math.exp(-(2 * w + 1) * B),
+            ),
         ),
         Mistake(
             "the two values are exchanged: the ODE is asked for first.",
@@ -254,6 +288,14 @@ product_data = Checker(
             _product_data(lambda w, x, a, s: -x / a),
         ),
         Mistake(
+            "the number of models stands where the sum of their powers belongs.",
+            _product_data(lambda w, x, a, s: (1 - len(w)) * x / a),
+        ),
+        Mistake(
+            "the powers are missing: all models count once.",
+            _product_data(share=torch.ones_like),
+        ),
+        Mistake(
             "the remainder is divided by sigma. The x in Tweedie's formula is divided by alpha.",
             _product_data(lambda w, x, a, s: (1 - w.sum()) * x / s),
         ),
@@ -297,12 +339,14 @@ def _accepted(
     sum_: Callable[..., Tensor] = lambda px, py, there, back: py - px + back - there,
     drift: Callable[..., Tensor] = lambda s, h: h * s,
     variance: Callable[[float], float] = lambda h: 2 * h,
+    over: Callable[[Tensor], Tensor] = _sum,
+    turn: bool = True,
 ) -> Callable[..., Tensor]:
-    """log_acceptance with another sum, another proposal, or another variance of it."""
+    """log_acceptance with another sum, proposal or variance, or with the way back from x."""
 
     def wrong(log_prob: Any, score: Any, x: Tensor, y: Tensor, h: float) -> Tensor:
-        there = -_sum((y - x - drift(score(x), h)).square()) / (2 * variance(h))
-        back = -_sum((x - y - drift(score(y), h)).square()) / (2 * variance(h))
+        there = -over((y - x - drift(score(x), h)).square()) / (2 * variance(h))
+        back = -over((x - y - drift(score(y if turn else x), h)).square()) / (2 * variance(h))
         return sum_(log_prob(x), log_prob(y), there, back)
 
     return wrong
@@ -346,6 +390,36 @@ log_acceptance = Checker(
         Mistake(
             "the density of the proposal alone is compared. The target is missing.",
             _accepted(lambda px, py, there, back: back - there),
+        ),
+        Mistake(
+            "the way back is missing, k(x | x').",
+            _accepted(lambda px, py, there, back: py - px - there),
+        ),
+        Mistake(
+            "the way there is missing, k(x' | x).",
+            _accepted(lambda px, py, there, back: py - px + back),
+        ),
+        Mistake(
+            "the way back takes the score at x. It starts at x', and takes the score there.",
+            _accepted(turn=False),
+        ),
+        Mistake(
+            "the mean over coordinates is taken. The exponent of a normal density has the sum.",
+            _accepted(over=lambda x: x.reshape(len(x), -1).mean(1)),
+        ),
+        Mistake(
+            "the squares are summed over one axis only. Samples may be images: sum over all axes "
+            "but the first.",
+            _accepted(over=lambda x: x.sum(-1)),
+        ),
+        Mistake(
+            "the ratio is cut at 1, as the probability is. The logarithm of the ratio itself is "
+            "asked for.",
+            lambda *args: _accepted()(*args).clamp(max=0),
+        ),
+        Mistake(
+            "this is the probability of acceptance. The logarithm of the ratio is asked for.",
+            lambda *args: _accepted()(*args).exp().clamp(max=1),
         ),
         Mistake(
             "this is the ratio. Its logarithm is asked for.",
@@ -425,6 +499,14 @@ mixture_score = Checker(
             _mixed(lambda p, w: w[:, None] * p.exp() / (w[:, None] * p.exp()).sum(0, keepdim=True)),
         ),
         Mistake(
+            "the logarithms of the densities are taken for the densities.",
+            _mixed(lambda p, w: w[:, None] * p / (w[:, None] * p).sum(0)),
+        ),
+        Mistake(
+            "the likeliest model alone counts. Near the middle several have a say.",
+            _mixed(lambda p, w: (1e9 * (p + w.log()[:, None])).softmax(0)),
+        ),
+        Mistake(
             "the scores are weighted by densities that are not normalised.",
             _mixed(lambda p, w: w[:, None] * p.exp()),
         ),
@@ -501,6 +583,20 @@ weight_rate = Checker(
             _rate(power=0),
         ),
         Mistake(
+            "the powers are missing everywhere: all models count once.",
+            lambda scores, w, g2: _rate()(scores, torch.ones_like(w), g2),
+        ),
+        Mistake(
+            "this is the rate for two models with power 1. Here there are any powers, and more "
+            "models.",
+            lambda scores, w, g2: g2 * _sum(scores[0] * scores[1]),
+        ),
+        Mistake(
+            "the squares are summed over one axis only. Particles may be images: sum over all "
+            "axes but the first.",
+            _rate(over=lambda x: x.sum(-1)),
+        ),
+        Mistake(
             "the mean over coordinates is taken. A squared norm is a sum.",
             _rate(over=lambda x: x.reshape(len(x), -1).mean(1)),
         ),
@@ -571,6 +667,19 @@ systematic = Checker(
             _resampled(marks=lambda N, u: torch.arange(N).double() / N + u),
         ),
         Mistake(
+            "weights that underflow are all 0 after `exp`, and 0 / 0 is left. Subtract the largest "
+            "logarithm first.",
+            _resampled(lambda log_w: log_w.exp() / log_w.exp().sum()),
+        ),
+        Mistake(
+            "the marks are one piece too far: k begins at 0.",
+            _resampled(marks=lambda N, u: (torch.arange(N).double() + 1 + u) / N),
+        ),
+        Mistake(
+            "the numbers begin at 1 here. They are indices, and begin at 0.",
+            _resampled(result=lambda kept: kept + 1),
+        ),
+        Mistake(
             "each particle gets the piece of the one before it.",
             _resampled(ends=lambda w: w.cumsum(0) - w),
         ),
@@ -589,7 +698,7 @@ systematic = Checker(
 # 8 walks_experiment
 
 GUESSES = ("ODE", "SDE", "Langevin")
-BETA = 4.0
+LENGTH = 4.0  # B, the integral of beta
 Spread = tuple[str, dict[str, Tensor]]
 
 
@@ -608,14 +717,16 @@ def _spread_cases(seed: int) -> Iterator[Case]:
     draw = normal(seed)
     for w, steps in ((2.0, 50), (3.0, 40)):
         eps, z = draw(2000), draw(steps, 2000)
-        h = BETA / steps
+        h = LENGTH / steps
         ode = eps * (1 + h / 2 - h / 2 * w) ** steps
         found = {"ODE": ode}
         for name, rate, size in (("SDE", h / 2 - h * w, h), ("Langevin", -h * w, 2 * h)):
             powers = (1 + rate) ** torch.arange(steps - 1, -1, -1).double()
             found[name] = eps * (1 + rate) ** steps + math.sqrt(size) * (powers @ z)
         answer = (frozenset(GUESSES), {k: v.var(correction=0) for k, v in found.items()})
-        yield Case(f"powers that sum to {w:g}", (_Summed(w), eps, z, BETA), answer, tolerance=1e-6)
+        yield Case(
+            f"powers that sum to {w:g}", (_Summed(w), eps, z, LENGTH), answer, tolerance=1e-6
+        )
 
 
 def _spread(
@@ -626,8 +737,8 @@ def _spread(
 ) -> Callable[..., Spread]:
     """walks_experiment with another step of one of the walks, or another measure."""
 
-    def wrong(score: Any, eps: Tensor, z: Tensor, beta: float) -> Spread:
-        h, walks = beta / len(z), dict.fromkeys(GUESSES, eps)
+    def wrong(score: Any, eps: Tensor, z: Tensor, B: float) -> Spread:
+        h, walks = B / len(z), dict.fromkeys(GUESSES, eps)
         for noise in z:
             a, b, c = (walks[name] for name in GUESSES)
             walks["ODE"] = ode(a, score(a), h)
@@ -698,7 +809,16 @@ walks_experiment = Checker(
             "the noise of Langevin dynamics is multiplied by the step. Its root is right.",
             _spread(langevin=lambda x, s, h, z: x + h * s + 2 * h * z),
         ),
+        Mistake(
+            "the steps have length 1 / K. The whole way has length B.",
+            lambda score, eps, z, B: _spread()(score, eps, z, 1.0),
+        ),
+        Mistake(
+            "these are second moments. From the variance the square of the mean is subtracted.",
+            _spread(measure=lambda x: x.square().mean()),
+        ),
     ),
+    remark=_spread_remark,
 )
 
 CHECKERS = (

@@ -45,8 +45,11 @@ def _slerp_cases(seed: int) -> Iterator[Case]:
     yield _slerp_case(draw, IMAGES, 0.25, False, torch.float64, "two norms")
     yield _slerp_case(draw, (3, 3), 0.0, False, torch.float64, "weight 0")
     yield _slerp_case(draw, (3, 3), 1.0, False, torch.float64, "weight 1")
-    a = draw(*IMAGES)
+    a = draw(*IMAGES).sign()  # their norm and the cosine have no rounding
     yield Case("both are the same", (a, a.clone(), 0.3), a.clone())
+    a = draw(64, 3)  # whatever the formula, some cosines come out a little above 1
+    label = "64 pairs that point the same way, so that some cosines are rounded to above 1"
+    yield Case(label, (a, 3 * a, 0.3), 1.6 * a, tolerance=1e-4)  # an angle of 1e-8 is rounding
 
 
 def _slerp_case(
@@ -70,8 +73,12 @@ def _slerp_case(
 
 def _angle(a: Tensor, b: Tensor) -> Tensor:
     """The angle of each pair, shape (B, 1, ..., 1)."""
-    one, other = (v.flatten(1) / v.flatten(1).norm(dim=1, keepdim=True) for v in (a, b))
-    return per_sample(torch.acos((one * other).sum(1).clamp(-1, 1)), a)
+    return per_sample(torch.acos(_cosine(a, b).clamp(-1, 1)), a)
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    one, other = a.flatten(1), b.flatten(1)
+    return (one * other).sum(1) / (one.norm(dim=1) * other.norm(dim=1))
 
 
 def _slerped(
@@ -86,7 +93,8 @@ def _slerped(
     def wrong(a: Tensor, b: Tensor, u: float) -> Tensor:
         o = angle(a, b)
         first, second = parts(u, o)
-        mixed = (first * ends(a) + second * ends(b)) / over(o)
+        a, b = ends(a), ends(b)
+        mixed = (first * a + second * b) / over(o)
         return torch.where(torch.sin(o) < 1e-6, torch.lerp(a, b, u), mixed) if guard else mixed
 
     return wrong
@@ -119,6 +127,11 @@ slerp = Checker(
             lambda a, b, u: math.sqrt(1 - u) * a + math.sqrt(u) * b,
         ),
         Mistake(
+            "the straight line is divided by the root of the sum of squares, as in a blend. That "
+            "keeps the variance of independent noises; here the norm of each pair counts.",
+            lambda a, b, u: torch.lerp(a, b, u) / math.sqrt((1 - u) ** 2 + u**2),
+        ),
+        Mistake(
             "the weights are cosine and sine of a quarter turn. Use the angle between the two.",
             lambda a, b, u: math.cos(u * math.pi / 2) * a + math.sin(u * math.pi / 2) * b,
         ),
@@ -128,7 +141,7 @@ slerp = Checker(
         ),
         Mistake(
             "the division by the sine of the angle is missing.",
-            _slerped(over=lambda o: 1),
+            _slerped(over=lambda o: 1, guard=False),
         ),
         Mistake(
             "the cosine of the angle was taken for the angle.",
@@ -154,11 +167,17 @@ slerp = Checker(
         Mistake(
             "right, but if both are the same, the angle is 0, and so is what you divide by. There "
             "a straight line will do.",
+            _slerped(guard=False),
+        ),
+        Mistake(
+            "right, but rounding makes some cosines a little larger than 1, and these have no "
+            "angle. Bring them back to 1 first.",
+            _slerped(angle=lambda a, b: per_sample(torch.acos(_cosine(a, b)), a)),
+        ),
+        Mistake(
+            "the product of the two is not divided by their norms, so it is no cosine.",
             _slerped(
-                guard=False,
-                angle=lambda a, b: torch.where(
-                    _angle(a, b) < 1e-6, torch.zeros(()).to(a), _angle(a, b)
-                ),
+                angle=lambda a, b: per_sample(torch.acos((a * b).flatten(1).sum(1).clamp(-1, 1)), a)
             ),
         ),
     ),
@@ -290,6 +309,26 @@ inpaint = Checker(
             _painted(last=lambda m, known, x: m * known + (1 - m) * x),
         ),
         Mistake(
+            "the known pixels are pasted before each step, and clean at the end. A paste after "
+            "each step, with the noise of that step, is asked for; the grid may stop earlier.",
+            _painted(
+                lambda known, e, t, s, x0: (1 - t) * known + t * e,
+                before=True,
+                last=lambda m, known, x: m * known + (1 - m) * x,
+            ),
+        ),
+        Mistake(
+            "the factors of the known pixels and of their noise are exchanged.",
+            _painted(lambda known, e, t, s, x0: s * known + (1 - s) * e),
+        ),
+        Mistake(
+            "the known pixels are put into the prediction of the data. It is the state, after "
+            "the step, that gets them, with noise.",
+            lambda f, x, known, m, ts, eps: _painted(paste=lambda m, a, b: b)(
+                lambda y, t: m * known + (1 - m) * f(y, t), *(x, known, m, ts, eps)
+            ),
+        ),
+        Mistake(
             "nothing is pasted at all.",
             _painted(paste=lambda m, a, b: b),
         ),
@@ -378,6 +417,18 @@ jump_back = Checker(
         Mistake(
             "the state is not shrunk. Between the two times the data lose weight.",
             _jumped(lambda a, s, b, r: torch.ones_like(a)),
+        ),
+        Mistake(
+            "the state is not shrunk, and its noise is not either. That is right on a VE path "
+            "only.",
+            _jumped(
+                lambda a, s, b, r: torch.ones_like(a),
+                lambda a, s, b, r: (r**2 - s**2).clamp(min=0).sqrt(),
+            ),
+        ),
+        Mistake(
+            "the variances are added. What the state brings along is there already.",
+            _jumped(fresh=lambda a, s, b, r: (r**2 + (b / a * s) ** 2).sqrt()),
         ),
         Mistake(
             "the state is shrunk by alpha of the later time. A part of the way it is shrunk "
@@ -470,6 +521,12 @@ def _measured(
     return wrong
 
 
+def _by_precisions(m: Tensor, C: Tensor, A: Tensor, y: Tensor, s: float) -> tuple[Tensor, Tensor]:
+    variance = torch.tensor(s**2).to(C)
+    cov = torch.linalg.inv(torch.linalg.inv(C) + A.T @ A / variance)
+    return (torch.linalg.solve(C, m) + y @ A / variance) @ cov, cov
+
+
 measured_gaussian = Checker(
     chapter="editing",
     name="measured_gaussian",
@@ -517,8 +574,8 @@ measured_gaussian = Checker(
             _measured(spread=lambda C, K, A: K @ A @ C),
         ),
         Mistake(
-            "the mean is right. The covariance is shrunk by the gain, but without the operator's "
-            "rows it is that of independent coordinates.",
+            "the mean is right. Of the covariance only the diagonal is there: what the "
+            "coordinates know of each other is lost.",
             _measured(spread=lambda C, K, A: torch.diag((C - K @ A @ C).diagonal())),
         ),
         Mistake(
@@ -529,6 +586,10 @@ measured_gaussian = Checker(
         Mistake(
             "the gain multiplies by the covariance of the measurement. It divides.",
             _measured(gain=lambda C, A, S: C @ A.T @ S),
+        ),
+        Mistake(
+            "right with noise. But this form divides by its variance, which may be 0.",
+            _by_precisions,
         ),
     ),
 )
@@ -561,10 +622,10 @@ class _Rows:
 
 def _score_cases(seed: int) -> Iterator[Case]:
     draw = normal(seed)
-    for (shape, dtype, label), std in zip(BATCHES, (0.5, 2.0, 0.25), strict=True):
+    for (shape, dtype, label), std, M in zip(BATCHES, (0.5, 2.0, 0.25), (2, 3, 5), strict=True):
         x, t = draw(*shape).to(dtype), _times(draw, shape[0]).to(dtype)
-        matrix = draw(2, math.prod(shape[1:])).to(dtype)
-        y = draw(shape[0], 2).to(dtype)
+        matrix = draw(M, math.prod(shape[1:])).to(dtype)
+        y = draw(shape[0], M).to(dtype)
         error = y - _Rows(matrix)(_Bent()(x, t))
         right = (error @ matrix).reshape(shape) * _Bent.slope(x, t) / std**2
         yield Case(label, (_Bent(), _Rows(matrix), x, t, y, std), right)
@@ -641,7 +702,11 @@ measurement_score = Checker(
         ),
         Mistake(
             "this is the gradient of the distance, not of its square.",
-            _scored(lambda g, s: -g / s**2, lambda e: e.square().sum(1).sqrt().sum()),
+            _scored(loss=lambda e: e.square().sum(1).sqrt().sum()),
+        ),
+        Mistake(
+            "the noise of the measurement is left out: it says how much the error counts.",
+            _scored(lambda g, s: -g / 2),
         ),
         Mistake(
             "the prediction is left out: the noisy state itself is measured.",
@@ -727,6 +792,17 @@ blur_adjoint = Checker(
         Mistake(
             "the image, not the kernel, is turned over.",
             lambda y, kernel: _correlate(y.flip(2, 3), kernel),
+        ),
+        Mistake(
+            "at the border the image goes on at its other side. The blur has zeros there.",
+            lambda y, kernel: F.conv2d(
+                F.pad(
+                    y,
+                    [kernel.shape[1] // 2] * 2 + [kernel.shape[0] // 2] * 2,
+                    mode="circular",
+                ),
+                kernel.flip(0, 1)[None, None],
+            ),
         ),
         Mistake(
             "at the border the image is continued by copies of its edge. The blur has zeros there.",
@@ -826,6 +902,11 @@ gram_matrix = Checker(
             ),
         ),
         Mistake(
+            "the maps were reshaped to have the filters last. That mixes filters and places; it "
+            "does not exchange axes.",
+            lambda maps: (f := maps.reshape(len(maps), -1, maps.shape[1])).mT @ f / f.shape[1],
+        ),
+        Mistake(
             "this is a matrix for each row of the image: only one of its two axes was summed.",
             lambda maps: torch.einsum("bihw,bjhw->bhij", maps, maps) / maps.shape[3],
         ),
@@ -851,35 +932,36 @@ class _Wind:
 def _invert_cases(seed: int) -> Iterator[Case]:
     draw = normal(seed)
     for (shape, dtype, label), rounds in zip(SHAPES, (1, 2, 3), strict=True):
-        x, t = draw(*shape).to(dtype), _times(draw, shape[0], 0.1, 0.5)
-        s = t + _times(draw, shape[0], 0.1, 0.4)
-        yield _invert_case(x, t.to(dtype), s.to(dtype), rounds, f"{rounds} rounds; {label}")
-    x, t = draw(4, 2), _times(draw, 4, 0.1, 0.5)
-    yield _invert_case(x, t, t + 0.25, 0, "no round: the usual inversion")
-    yield _invert_case(x, t, t + 0.25, 40, "many rounds")
+        x, s = draw(*shape).to(dtype), _times(draw, shape[0], 0.1, 0.5)
+        t = s + _times(draw, shape[0], 0.1, 0.4)
+        count = "1 round" if rounds == 1 else f"{rounds} rounds"
+        yield _invert_case(x, s.to(dtype), t.to(dtype), rounds, f"{count}; {label}")
+    x, s = draw(4, 2), _times(draw, 4, 0.1, 0.5)
+    yield _invert_case(x, s, s + 0.25, 0, "no round: the usual inversion")
+    yield _invert_case(x, s, s + 0.25, 40, "many rounds")
 
 
-def _invert_case(x: Tensor, t: Tensor, s: Tensor, rounds: int, label: str) -> Case:
+def _invert_case(x: Tensor, s: Tensor, t: Tensor, rounds: int, label: str) -> Case:
     """A geometric sum."""
-    q = (s - t) * _Wind.rate(s)
-    total = (1 - q**rounds) / (1 - q) + q**rounds * (1 + (s - t) * _Wind.rate(t))
-    return Case(label, (_Wind(), x, t, s, rounds), per_sample(total, x) * x)
+    q = (t - s) * _Wind.rate(t)
+    total = (1 - q**rounds) / (1 - q) + q**rounds * (1 + (t - s) * _Wind.rate(s))
+    return Case(label, (_Wind(), x, s, t, rounds), per_sample(total, x) * x)
 
 
 def _inverted(
     move: Callable[..., Tensor] = lambda x, y, h, u: x + h * u,
     where: Callable[[Tensor, Tensor], Tensor] = lambda x, y: y,
-    when: Callable[[Tensor, Tensor], Tensor] = lambda t, s: s,
-    first: Callable[..., Tensor] = lambda f, x, t, s: x + per_sample(s - t, x) * f(x, t),
+    when: Callable[[Tensor, Tensor], Tensor] = lambda s, t: t,
+    first: Callable[..., Tensor] = lambda f, x, s, t: x + per_sample(t - s, x) * f(x, s),
     count: Callable[[int], int] = lambda n: n,
     axes: Callable[[Tensor, Tensor], Tensor] = per_sample,
 ) -> Callable[..., Tensor]:
     """invert_step with another correction, start or number of rounds."""
 
-    def wrong(f: Any, x: Tensor, t: Tensor, s: Tensor, rounds: int) -> Tensor:
-        y, h = first(f, x, t, s), axes(s - t, x)
+    def wrong(f: Any, x: Tensor, s: Tensor, t: Tensor, rounds: int) -> Tensor:
+        y, h = first(f, x, s, t), axes(t - s, x)
         for _ in range(count(rounds)):
-            y = move(x, y, h, f(where(x, y), when(t, s)))
+            y = move(x, y, h, f(where(x, y), when(s, t)))
         return y
 
     return wrong
@@ -897,7 +979,7 @@ invert_step = Checker(
         Mistake(
             "the network is told the time of the data's end. The step that is undone began at the "
             "noisy end, and asked there.",
-            _inverted(when=lambda t, s: t),
+            _inverted(when=lambda s, t: s),
         ),
         Mistake(
             "the network is asked at the given state in every round. Ask it at the latest guess.",
@@ -912,12 +994,12 @@ invert_step = Checker(
             "a sign is wrong: the step that is undone moved against this direction.",
             _inverted(
                 lambda x, y, h, u: x - h * u,
-                first=lambda f, x, t, s: x - per_sample(s - t, x) * f(x, t),
+                first=lambda f, x, s, t: x - per_sample(t - s, x) * f(x, s),
             ),
         ),
         Mistake(
             "the first guess goes the wrong way.",
-            _inverted(first=lambda f, x, t, s: x - per_sample(s - t, x) * f(x, t)),
+            _inverted(first=lambda f, x, s, t: x - per_sample(t - s, x) * f(x, s)),
         ),
         Mistake(
             "the rounds do nothing: this is the usual inversion.",
@@ -933,12 +1015,12 @@ invert_step = Checker(
         ),
         Mistake(
             "the first guess is the given state itself. It is one usual step ahead.",
-            _inverted(first=lambda f, x, t, s: x),
+            _inverted(first=lambda f, x, s, t: x),
         ),
         Mistake(
             "the first guess is told the time where it leads. Nothing is known there yet: the "
             "state and the time of the question belong together.",
-            _inverted(first=lambda f, x, t, s: x + per_sample(s - t, x) * f(x, s)),
+            _inverted(first=lambda f, x, s, t: x + per_sample(t - s, x) * f(x, t)),
         ),
         Mistake(
             "only half of each correction is taken.",
@@ -947,16 +1029,21 @@ invert_step = Checker(
         Mistake(
             "the average of two velocities is taken: this is another step than the one to be "
             "undone.",
-            lambda f, x, t, s, rounds: _inverted()(
-                lambda y, r: f(y, r) if torch.equal(r, t) else (f(y, r) + f(x, t)) / 2,
-                *(x, t, s, rounds),
+            lambda f, x, s, t, rounds: _inverted()(
+                lambda y, r: f(y, r) if torch.equal(r, s) else (f(y, r) + f(x, s)) / 2,
+                *(x, s, t, rounds),
             ),
+        ),
+        Mistake(
+            "the two times are exchanged: this walks down, and the step that is undone ended at "
+            "the smaller one.",
+            lambda f, x, s, t, rounds: _inverted()(f, x, t, s, rounds),
         ),
         Mistake(
             "the times of shape (B,) met the last axis. They belong to the first.",
             _inverted(
                 axes=lambda values, x: values,
-                first=lambda f, x, t, s: x + (s - t) * f(x, t),
+                first=lambda f, x, s, t: x + (t - s) * f(x, s),
             ),
         ),
     ),
@@ -1062,6 +1149,10 @@ sdedit_experiment = Checker(
             _edited(lambda g, e, t: g + t * e),
         ),
         Mistake(
+            "the guide is shrunk as on a VP path, where the squares of both factors sum to 1.",
+            _edited(lambda g, e, t: math.sqrt(1 - t**2) * g + t * e),
+        ),
+        Mistake(
             "the walk starts at the guide itself, without noise. The denoiser then takes away "
             "noise that is not there.",
             _edited(lambda g, e, t: g),
@@ -1093,6 +1184,15 @@ sdedit_experiment = Checker(
         Mistake(
             "this is the mean squared distance. The mean distance is asked for.",
             _edited(error=lambda x, g: (x.abs() - 1).square().mean()),
+        ),
+        Mistake(
+            "this is the root of the mean squared distance. The mean distance is asked for.",
+            _edited(error=lambda x, g: (x.abs() - 1).square().mean().sqrt()),
+        ),
+        Mistake(
+            "the distance from the hill of the guide was measured. A result may be on the other "
+            "one; the nearer one counts here.",
+            _edited(error=lambda x, g: (x - g.sign()).abs().mean()),
         ),
         Mistake(
             "the error is the distance from the guide. How near to a hill is the result?",

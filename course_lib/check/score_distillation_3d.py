@@ -103,6 +103,15 @@ one_step_pull = Checker(
             _pull(lambda x, xt, x0, eps, t: (1 - t) / t * (x - x0)),
         ),
         Mistake(
+            "this is the difference of the velocities, predicted minus drawn. That of the images "
+            "is asked for, a factor of t away.",
+            _pull(lambda x, xt, x0, eps, t: (x - x0) / t),
+        ),
+        Mistake(
+            "all images take the time of the first. Each has its own.",
+            _pull(axes=lambda t, x: t[0]),
+        ),
+        Mistake(
             "the times of shape (B,) met the last axis. They belong to the first.",
             _pull(axes=lambda t, x: t),
         ),
@@ -199,6 +208,28 @@ expected_gradient = Checker(
             "factor alpha, or none.",
             _expected(apart=lambda x, m, a: x - a * m),
         ),
+        Mistake(
+            "the noisy x is compared with the mean of the clean data: both have the factor alpha, "
+            "or none.",
+            _expected(apart=lambda x, m, a: a * x - m),
+        ),
+        Mistake(
+            "one alpha is too many: it is in the factor in front, and in x and the mean again.",
+            _expected(apart=lambda x, m, a: a * x - a * m),
+        ),
+        Mistake(
+            "alpha and sigma are exchanged in the covariance.",
+            _expected(noisy=lambda a, s, c, eye: s**2 * c + a**2 * eye),
+        ),
+        Mistake(
+            "sigma squared is added to every entry of the covariance. The noise is independent in "
+            "each coordinate, so it belongs on the diagonal alone.",
+            _expected(noisy=lambda a, s, c, eye: a**2 * c + s**2),
+        ),
+        Mistake(
+            "all samples take the time of the first. Each has its own.",
+            lambda x, a, s, m, c: _expected()(x, a[:1].expand_as(a), s[:1].expand_as(s), m, c),
+        ),
     ),
 )
 
@@ -254,8 +285,9 @@ def _distilled(
     repeat: Callable[[Tensor, int], Tensor] = lambda x, n: x.repeat_interleave(n, 0),
     mix: Callable[..., Tensor] = lambda x, eps, a, s: a * x + s * eps,
     total: Callable[[Tensor, Tensor], Tensor] = lambda loss, x: loss / len(x),
+    tell: Callable[[Tensor, int], Tensor] = lambda labels, n: labels.repeat_interleave(n),
 ) -> Callable[..., Tensor]:
-    """distil_views with another loss, another order of views, or another state."""
+    """distil_views with another loss, another order of views or labels, or another state."""
 
     def wrong(
         theta: Tensor, draw: Any, predict: Any, labels: Tensor, eps: Tensor, a: Tensor, s: Tensor
@@ -263,7 +295,7 @@ def _distilled(
         theta = theta.detach().clone().requires_grad_()
         views = draw(theta)
         noises = len(eps) // len(views)
-        x, cond = repeat(views, noises), labels.repeat_interleave(noises)
+        x, cond = repeat(views, noises), tell(labels, noises)
         xt = mix(x, eps, per_sample(a, x), per_sample(s, x))
         value = total(loss(x, xt, predict(xt, cond), eps), x)
         return torch.autograd.grad(value, theta)[0]
@@ -300,6 +332,21 @@ distil_views = Checker(
             _distilled(repeat=_other_order),
         ),
         Mistake(
+            "views and labels agree with each other now, but not with the noises: these are "
+            "listed view by view.",
+            _distilled(repeat=_other_order, tell=_other_order),
+        ),
+        Mistake(
+            "the views are in the right order, but the labels are not: those of one view belong "
+            "together.",
+            _distilled(tell=_other_order),
+        ),
+        Mistake(
+            "the difference is not held fixed, so a part of the gradient still runs through the "
+            "network.",
+            _distilled(lambda x, xt, out, eps: ((out - eps) * x).sum()),
+        ),
+        Mistake(
             "the noisy images stand in the surrogate in place of the clean ones. So alpha is once "
             "too often in the gradient.",
             _distilled(lambda x, xt, out, eps: ((out - eps).detach() * xt).sum()),
@@ -307,6 +354,11 @@ distil_views = Checker(
         Mistake(
             "this is a sum over the images. Divide by their number.",
             _distilled(total=lambda loss, x: loss),
+        ),
+        Mistake(
+            "the sum over the images is divided by the number of views. Each view is used several "
+            "times: divide by the number of images.",
+            _distilled(total=lambda loss, x: loss / x.unique(dim=0).shape[0]),
         ),
         Mistake(
             "the pixels are averaged too. Divide by the number of images alone.",
@@ -348,6 +400,11 @@ def _particle_cases(seed: int) -> Iterator[Case]:
             args = (xt.detach(), known, t.cos(), t.sin())
             right = -t.sin()[:, None] * score
             yield Case(f"{name}; {label}", tuple(v.to(dtype) for v in args), right.to(dtype))
+    known, t = draw(3, 2), torch.full((2,), 0.02).double()
+    xt = 3 + known[:2]  # far away from all, so the nearest takes all of the weight
+    gaps = xt[:, None] - t.cos()[:, None, None] * known
+    right = gaps[range(2), gaps.norm(dim=2).argmin(1)] / t.sin()[:, None]
+    yield Case("little noise, far from all particles", (xt, known, t.cos(), t.sin()), right)
 
 
 def _of_particles(
@@ -393,6 +450,16 @@ particle_noise = Checker(
             _of_particles(result=lambda mean, xt, a, s: xt - a * mean),
         ),
         Mistake(
+            "this is minus the score. The noise is sigma times as much.",
+            _of_particles(result=lambda mean, xt, a, s: (xt - a * mean) / s**2),
+        ),
+        Mistake(
+            "far from all particles every weight becomes 0, and 0 / 0 is no number. Only the "
+            "differences of the exponents matter, so the largest can be taken off first, as a "
+            "softmax does.",
+            _of_particles(weigh=lambda logits: logits.exp() / logits.exp().sum(1, keepdim=True)),
+        ),
+        Mistake(
             "in the noise the particles have lost their factor alpha.",
             _of_particles(result=lambda mean, xt, a, s: (xt - mean) / s),
         ),
@@ -409,8 +476,25 @@ particle_noise = Checker(
             _of_particles(lambda far, s: -far.square() / (2 * s)),
         ),
         Mistake(
+            "the squares of the coordinates are averaged in the weights. A squared distance is "
+            "their sum.",
+            lambda xt, known, a, s: _of_particles(
+                lambda far, s: -far.square() / (2 * s**2 * known.shape[1])
+            )(xt, known, a, s),
+        ),
+        Mistake(
             "the distance in the weights is not squared.",
             _of_particles(lambda far, s: -far / (2 * s**2)),
+        ),
+        Mistake(
+            "alpha and sigma are exchanged.",
+            lambda xt, particles, alpha, sigma: _of_particles()(xt, particles, sigma, alpha),
+        ),
+        Mistake(
+            "all states take the time of the first. Each has its own.",
+            lambda xt, particles, a, s: _of_particles()(
+                xt, particles, a[:1].expand_as(a), s[:1].expand_as(s)
+            ),
         ),
         Mistake(
             "the weights are taken over the samples. For each sample those of the particles sum "
@@ -476,6 +560,25 @@ best_control = Checker(
             _controlled(lambda p, e: 1 / _ratio(p, e)),
         ),
         Mistake(
+            "nothing is subtracted: the coefficient is 0.",
+            _controlled(lambda p, e: torch.zeros_like(p.sum())),
+        ),
+        Mistake(
+            "the square of the noise is taken for 1, as it is in the mean over all noise. Take "
+            "the squares of these draws: numerator and denominator then vary together.",
+            _controlled(lambda p, e: (p * e).mean()),
+        ),
+        Mistake(
+            "the mean over the draws is taken off first. The line goes through the origin, for "
+            "the mean of the noise is known to be zero.",
+            _controlled(lambda p, e: _ratio(p - p.mean(0), e - e.mean(0))),
+        ),
+        Mistake(
+            "the mean over draws and pixels is taken off first. The line goes through the origin, "
+            "for the mean of the noise is known to be zero.",
+            _controlled(lambda p, e: _ratio(p - p.mean(), e - e.mean())),
+        ),
+        Mistake(
             "the product is divided by the square of the prediction. The noise is what is "
             "subtracted, so its square belongs below.",
             _controlled(lambda p, e: _ratio(e, p)),
@@ -503,6 +606,10 @@ best_control = Checker(
             _controlled(mean=lambda p, e, k: (p + k * e).mean(0)),
         ),
         Mistake(
+            "the coefficient is right. The draws are added: divide by their number.",
+            _controlled(mean=lambda p, e, k: (p - k * e).sum(0)),
+        ),
+        Mistake(
             "the mean runs over pixels too. One image is asked for.",
             _controlled(mean=lambda p, e, k: (p - k * e).mean()),
         ),
@@ -513,12 +620,12 @@ best_control = Checker(
 
 
 def _composite_cases(seed: int) -> Iterator[Case]:
-    """Rays walked point by point."""
+    """Rays walked piece by piece."""
     draw = normal(seed)
     for shape, dtype, label in (
-        ((4, 6), torch.float32, "four rays of six points, single precision"),
-        ((3, 3), torch.float64, "as many rays as points"),
-        ((2, 9), torch.float64, "two rays of nine points"),
+        ((4, 6), torch.float32, "four rays of six pieces, single precision"),
+        ((3, 3), torch.float64, "as many rays as pieces"),
+        ((2, 9), torch.float64, "two rays of nine pieces"),
     ):
         density, colour = draw(*shape).exp(), draw(*shape).sigmoid()
         step, light = 0.3 + 0.1 * seed, torch.ones(shape[0]).double()
@@ -536,7 +643,7 @@ def _composed(
     depth: Callable[[Tensor, float], Tensor] = lambda rho, step: rho * step,
     total: Callable[[Tensor], Tensor] = lambda light: light.sum(1),
 ) -> Callable[..., Tensor]:
-    """composite with another depth before a point, or another share of light there."""
+    """composite with another depth before a piece, or another share of light there."""
 
     def wrong(density: Tensor, colour: Tensor, step: float) -> Tensor:
         tau = depth(density, step)
@@ -555,12 +662,12 @@ composite = Checker(
     cases=_composite_cases,
     mistakes=(
         Mistake(
-            "a point hides itself: its own depth is in the transmittance. Only what lies before "
+            "a piece hides itself: its own depth is in the transmittance. Only what lies before "
             "it counts.",
             _composed(lambda tau: tau.cumsum(1)),
         ),
         Mistake(
-            "the ray is walked from the far end. The viewer is at the first point.",
+            "the ray is walked from the far end. The first piece is the nearest.",
             _composed(lambda tau: tau.flip(1).cumsum(1).flip(1) - tau),
         ),
         Mistake(
@@ -568,27 +675,51 @@ composite = Checker(
             _composed(lambda tau: torch.zeros_like(tau)),
         ),
         Mistake(
-            "the share of light at a point is its depth. That holds for thin matter only.",
+            "only the piece just before hides anything. All those before do.",
+            _composed(lambda tau: tau.roll(1, 1).index_fill(1, torch.tensor([0]), 0.0)),
+        ),
+        Mistake(
+            "the depths are added over the rays. Add them along each ray.",
+            _composed(lambda tau: tau.cumsum(0) - tau),
+        ),
+        Mistake(
+            "the length of a piece is missing in the transmittance alone.",
+            lambda density, colour, step: _composed(lambda tau: (tau.cumsum(1) - tau) / step)(
+                density, colour, step
+            ),
+        ),
+        Mistake(
+            "the length of a piece is missing in the share of light alone.",
+            lambda density, colour, step: _composed(share=lambda tau: 1 - torch.exp(-tau / step))(
+                density, colour, step
+            ),
+        ),
+        Mistake(
+            "the colours are missing.",
+            lambda density, colour, step: _composed()(density, torch.ones_like(colour), step),
+        ),
+        Mistake(
+            "the share of light of a piece is its depth. That holds for thin matter only.",
             _composed(share=lambda tau: tau),
         ),
         Mistake(
-            "the share of light that a point sends is exchanged for what it lets pass.",
+            "the share of light that a piece sends is exchanged for what it lets pass.",
             _composed(share=lambda tau: torch.exp(-tau)),
         ),
         Mistake(
-            "every point sends all of the light that reaches it, however thin it is.",
+            "every piece sends all of the light that reaches it, however thin it is.",
             _composed(share=lambda tau: torch.ones_like(tau)),
         ),
         Mistake(
-            "the length of a step is missing.",
+            "the length of a piece is missing.",
             _composed(depth=lambda rho, step: rho),
         ),
         Mistake(
-            "the density is divided by the step. Depth is density times length.",
+            "the density is divided by the length. Depth is density times length.",
             _composed(depth=lambda rho, step: rho / step),
         ),
         Mistake(
-            "this is a mean over the points. Light adds up.",
+            "this is a mean over the pieces. Light adds up.",
             _composed(total=lambda light: light.mean(1)),
         ),
     ),
@@ -678,12 +809,13 @@ Spread = tuple[str, dict[str, Tensor]]
 def _spread_cases(seed: int) -> Iterator[Case]:
     """Along a line, where mean and deviation of the particles follow a recursion of their own."""
     draw = normal(seed)
-    for mean, std, alpha, sigma, label in (
-        (0.5, 1.0, 0.8, 0.6, "data of deviation 1"),
-        (-1.0, 0.4, 0.6, 0.8, "narrow data, much noise"),
-        (2.0, 2.0, 0.9, 0.3, "wide data, little noise"),
+    for mean, std, alpha, sigma, steps, label in (
+        (0.5, 1.0, 0.8, 0.6, 400, "data of deviation 1"),
+        (0.5, 1.0, 0.8, 0.6, 5, "data of deviation 1, five steps"),
+        (-1.0, 0.4, 0.6, 0.8, 10, "narrow data, much noise, ten steps"),
+        (2.0, 2.0, 0.9, 0.3, 20, "wide data, little noise, twenty steps"),
     ):
-        x, rate, steps = 1.5 * draw(50), 0.5, 400
+        x, rate = 1.5 * draw(50), 0.5
         left, centre, wide = x.std(correction=0), x.mean(), x.std(correction=0)
         pull = alpha * sigma / (alpha**2 * std**2 + sigma**2)
         for _ in range(steps):
@@ -703,15 +835,16 @@ def _spreading(
     more: int = 0,
     alone: Callable[[Tensor, Tensor], Tensor] = lambda p, q: p,
     noisy: Callable[..., Any] = lambda v, a, s: a**2 * v + s**2,
+    fresh: bool = True,
 ) -> Callable[..., Spread]:
-    """spread_experiment with another fit of the particles, gradient or measure."""
+    """spread_experiment with another fit of the particles, gradient, measure or start."""
 
     def wrong(
         x: Tensor, mean: float, std: float, a: float, s: float, rate: float, steps: int
     ) -> Spread:
-        found = {}
+        found, y = {}, x
         for name, rule in (("sds", alone), ("vsd", gradient)):
-            y = x
+            y = x if fresh else y
             for _ in range(steps + more):
                 p = a * s * (y - mean) / noisy(std**2, a, s)
                 q = a * s * (y - near(y)) / noisy(variance(y), a, s)
@@ -752,6 +885,49 @@ spread_experiment = Checker(
         Mistake(
             "the fit of the particles divides by N - 1. Divide by N.",
             _spreading(variance=lambda x: x.var()),
+        ),
+        Mistake(
+            "the fit of the particles and the deviation both divide by N - 1. Divide by N.",
+            _spreading(variance=lambda x: x.var(), measure=lambda x: x.std()),
+        ),
+        Mistake(
+            "there is one step too few.",
+            _spreading(more=-1),
+        ),
+        Mistake(
+            "there is one step too many.",
+            _spreading(more=1),
+        ),
+        Mistake(
+            "there are always 400 steps. Their number is an argument.",
+            lambda x, m, std, a, s, rate, steps: _spreading()(x, m, std, a, s, rate, 400),
+        ),
+        Mistake(
+            "the variational form starts where score distillation ended. Both start from the "
+            "given particles.",
+            _spreading(fresh=False),
+        ),
+        Mistake(
+            "alpha and sigma are exchanged.",
+            lambda x, m, std, a, s, rate, steps: _spreading()(x, m, std, s, a, rate, steps),
+        ),
+        Mistake(
+            "the factor alpha sigma in front is missing.",
+            lambda x, m, std, a, s, rate, steps: _spreading()(
+                x, m, std, a, s, rate / (a * s), steps
+            ),
+        ),
+        Mistake(
+            "in the noisy variances alpha has lost its square.",
+            _spreading(noisy=lambda v, a, s: a * v + s**2),
+        ),
+        Mistake(
+            "in the noisy variances the factor of alpha squared is missing.",
+            _spreading(noisy=lambda v, a, s: v + s**2),
+        ),
+        Mistake(
+            "the values of the two rules are exchanged.",
+            _spreading(gradient=lambda p, q: p, alone=lambda p, q: p - q),
         ),
         Mistake(
             "the particles are fitted once, at the start. They move, so fit them in each step.",

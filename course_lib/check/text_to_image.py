@@ -123,6 +123,11 @@ cosine_matrix = Checker(
             "each row was made to sum to 1. The bare cosines are asked for.",
             _cosines(last=lambda c: c.softmax(1)),
         ),
+        Mistake(
+            "the products are divided by the root of the number of coordinates, as attention does. "
+            "Divide by both lengths.",
+            lambda images, texts: images @ texts.T / images.shape[1] ** 0.5,
+        ),
     ),
 )
 
@@ -140,6 +145,8 @@ def _contrast_cases(seed: int) -> Iterator[Case]:
     for (shape, dtype, label), tau in zip(PAIRS, (0.2, 0.5, 0.1), strict=True):
         temperature = torch.tensor(tau + 0.01 * seed, dtype=dtype)
         yield _contrast_case(draw, shape, temperature, label)
+    cold = torch.tensor(0.03 + 0.01 * seed, dtype=torch.float64)
+    yield _contrast_case(draw, (6, 3), cold, "a low temperature")
     eye = 3 * torch.eye(4, dtype=torch.float64)
     temperature = torch.tensor(0.5).to(eye)
     right = torch.log1p(3 * torch.exp(-1 / temperature))
@@ -266,6 +273,20 @@ contrastive_loss = Checker(
             "the batch was brought to length 1, column by column. A vector is a row.",
             _contrast(unit=lambda v: normalize(v, dim=0)),
         ),
+        Mistake(
+            "the softmax is taken twice: the cross-entropy of torch wants logits and takes one of "
+            "its own.",
+            _contrast(lambda v: (_images_ask(v.softmax(1)) + _texts_ask(v.softmax(0))) / 2),
+        ),
+        Mistake(
+            "the exponential of the temperature multiplies the cosines. In some code the logarithm "
+            "of the scale is learned; here it is the temperature, and it divides them.",
+            _contrast(scaled=lambda cosines, tau: cosines * tau.exp()),
+        ),
+        Mistake(
+            "these are bits. The loss is asked for in nats.",
+            _contrast(lambda v: (_images_ask(v) + _texts_ask(v)) / 2 / math.log(2)),
+        ),
     ),
 )
 
@@ -312,6 +333,12 @@ def _floored(
         return classes(p, (chance * cost(m, n)).sum(1))
 
     return wrong
+
+
+def _without_the_rest(p: Tensor, n: int) -> Tensor:
+    """The m equal ones counted, and the others of the batch left free."""
+    terms = [math.comb(n - 1, m) * math.log(1 + m) * p ** (m + 1) for m in range(n)]
+    return torch.stack(terms).sum()
 
 
 def _entropy(p: Tensor) -> Tensor:
@@ -376,6 +403,34 @@ loss_floor = Checker(
         Mistake(
             "only whether there is an equal one counts here, not how many.",
             _floored(lambda m, n: math.log(2) * (m > 0)),
+        ),
+        Mistake(
+            "the sign is turned: a guess among several costs something, and no loss is below 0.",
+            _floored(lambda m, n: -torch.log(1 + m)),
+        ),
+        Mistake(
+            "this is twice the floor. One direction is asked for, and the mean of both is as "
+            "large.",
+            _floored(lambda m, n: 2 * torch.log(1 + m)),
+        ),
+        Mistake(
+            "this is the cost of the mean chance of a right guess. The mean of the cost is asked "
+            "for, and it is larger.",
+            lambda p, n: -_floored(lambda m, n: 1 / (1 + m))(p, n).log(),
+        ),
+        Mistake(
+            "the sum ends too early: all the others of the batch may tell the same.",
+            _floored(lambda m, n: torch.log(1 + m) * (m < n - 1)),
+        ),
+        Mistake(
+            "the rest of the batch is left free. If m others tell the same and no more, the rest "
+            "tells something else, and that has a chance too.",
+            _without_the_rest,
+        ),
+        Mistake(
+            "this is the entropy of the classes: what image and text share, not what is left to "
+            "guess in a batch.",
+            lambda p, n: _entropy(p) + 0 * n,
         ),
     ),
 )
@@ -493,6 +548,15 @@ prompt_ensemble = Checker(
         Mistake(
             "the mean runs over the classes. It belongs to the prompts of one class.",
             _voted(lambda g: _unit(_unit(g).mean(0))),
+        ),
+        Mistake(
+            "nothing has length 1 here, neither the texts nor the images.",
+            _voted(lambda g: g.mean(1), image=_same),
+        ),
+        Mistake(
+            "the lengths of the prompts run over the prompts of a class, the axis that "
+            "`normalize` takes if you name none. A vector lies along the last axis.",
+            _voted(lambda g: _unit(normalize(g, dim=1).mean(1))),
         ),
     ),
 )
@@ -624,6 +688,18 @@ causal_attention = Checker(
             "queries and keys are exchanged.",
             lambda q, k, v, heads: _causal()(k, q, v, heads),
         ),
+        Mistake(
+            "the scores are multiplied by the root of the width of a head. Divide by it.",
+            _causal(lambda width, heads: (width // heads) ** -0.5),
+        ),
+        Mistake(
+            "the heads take turns: each has every h-th number. The first numbers, side by side, "
+            "are those of head 1.",
+            _causal(
+                split=lambda x, h: x.unflatten(-1, (-1, h)).permute(0, 3, 1, 2),
+                merge=lambda out, like: out.permute(0, 2, 3, 1).flatten(2),
+            ),
+        ),
     ),
 )
 
@@ -644,15 +720,29 @@ def _drop_cases(seed: int) -> Iterator[Case]:
         labels = torch.randint(10, (b,), generator=generator)
         ids = torch.randint(1, 9, (b, n), generator=generator)
         u = torch.rand(2, b, generator=generator, dtype=dtype)
-        yield Case(label, (labels, ids, u, *p, 10), _dropped_one_by_one(labels, ids, u, *p))
+        yield _drop_case(label, labels, ids, u, p, 10)
+    labels, ids = torch.arange(8) % 5, torch.randint(1, 9, (8, 4), generator=generator)
+    u = torch.rand(2, 8, generator=generator, dtype=torch.float64)
+    yield _drop_case("five classes, so that none is 5", labels, ids, u, (0.6, 0.5), 5)
+    edges = torch.tensor([[0.0, 0.5, 0.5, 0.25, 0.75], [0.0, 0.25, 0.0, 0.25, 0.125]]).double()
+    yield _drop_case(
+        "numbers at the probability itself", labels[:5], ids[:5], edges, (0.5, 0.25), 10
+    )
+
+
+def _drop_case(
+    label: str, labels: Tensor, ids: Tensor, u: Tensor, p: tuple[float, float], none: int
+) -> Case:
+    answer = _dropped_one_by_one(labels, ids, u, *p, none)
+    return Case(label, (labels, ids, u, *p, none), answer)
 
 
 def _dropped_one_by_one(
-    labels: Tensor, ids: Tensor, u: Tensor, p_label: float, p_text: float
+    labels: Tensor, ids: Tensor, u: Tensor, p_label: float, p_text: float, none: int
 ) -> Conditions:
     kept, texts = labels.tolist(), ids.tolist()
     for i, (first, second) in enumerate(u.T.tolist()):
-        kept[i] = 10 if first < p_label else kept[i]
+        kept[i] = none if first < p_label else kept[i]
         texts[i] = [0] * len(texts[i]) if second < p_text else texts[i]
     return torch.tensor(kept), torch.tensor(texts)
 
@@ -745,6 +835,16 @@ drop_conditions = Checker(
             "the coins of shape (B,) met the axis of the words. They belong to the images.",
             _dropped(text=lambda gone, ids, none: torch.where(gone, 0, ids)),
         ),
+        Mistake(
+            "the number 10 is written out. Which label means none is an argument, and depends on "
+            "how many classes there are.",
+            _dropped(no_label=lambda none: 10),
+        ),
+        Mistake(
+            "a number equal to the probability is no longer below it. Else something would be "
+            "dropped now and then at probability 0.",
+            _dropped(lambda u, p, q: (u[0] <= p, u[1] <= q)),
+        ),
     ),
 )
 
@@ -830,6 +930,16 @@ two_wishes = Checker(
             "equal you divide by 0, and no prompt has no say.",
             lambda o, p, n, s, w: (s * p - w * n) / (s - w),
         ),
+        Mistake(
+            "the sum of the code with the bug is divided by its weights. They then sum to one, but "
+            "what is wanted is scaled up too, and at w = 1 you divide by 0.",
+            lambda o, p, n, s, w: (o + s * (p - o) - w * n) / (1 - w),
+        ),
+        Mistake(
+            "the weight of no prompt was moved the wrong way: the weights sum to one minus twice "
+            "the second scale.",
+            lambda o, p, n, s, w: (1 - s - w) * o + s * p - w * n,
+        ),
     ),
 )
 
@@ -846,7 +956,7 @@ def _slant_cases(seed: int) -> Iterator[Case]:
     """Any grey values; and two strokes whose slant is known."""
     draw = normal(seed)
     for shape, dtype, label in PICTURES:
-        images = torch.tanh(draw(*shape))
+        images = torch.tanh(draw(*shape) - 0.5)
         yield Case(label, (images.to(dtype),), _from_pairs(images).to(dtype))
     strokes = torch.full((2, 1, 9, 9), -1.0, dtype=torch.float64)
     at = torch.arange(9)
@@ -872,10 +982,14 @@ def _from_pairs(images: Tensor) -> Tensor:
 Moments = tuple[Tensor, Tensor, Tensor]
 
 
-def _moments(u: Tensor, centred: bool = True) -> Moments:
-    """Variances of x and of y, which counts downwards, and their covariance, each (B,)."""
+def _moments(u: Tensor, centred: bool = True, start: float = 0.0) -> Moments:
+    """Variances of x and of y, which counts downwards, and their covariance, each (B,).
+
+    Coordinates begin at ``start`` times the size, which matters if they are not centred.
+    """
     height, width = u.shape[1:]
-    x, y = torch.arange(width).to(u), torch.arange(height).to(u)[:, None]
+    x, y = (torch.arange(n).to(u) + start * (n - 1) for n in (width, height))
+    y = y[:, None]
 
     def mean(values: Tensor) -> Tensor:
         return (u * values).sum((1, 2)) / u.sum((1, 2))
@@ -888,9 +1002,10 @@ def _slanted(
     result: Callable[..., Tensor] = lambda vx, vy, cov: -cov / vy,
     ink: Callable[[Tensor], Tensor] = lambda x: (x[:, 0] + 1) / 2,
     centred: bool = True,
+    start: float = 0.0,
 ) -> Callable[[Tensor], Tensor]:
-    """measured_slant with another result of the moments, or with another ink."""
-    return lambda images: result(*_moments(ink(images), centred))
+    """measured_slant with another result of the moments, another ink, or another centre."""
+    return lambda images: result(*_moments(ink(images), centred, start))
 
 
 measured_slant = Checker(
@@ -954,6 +1069,15 @@ measured_slant = Checker(
             lambda images: (
                 _slanted()(images.add(1).sum(0, keepdim=True).sub(1)).expand(len(images)).clone()
             ),
+        ),
+        Mistake(
+            "the means are those of all pixels alike, the middle of the image. The digit need not "
+            "stand there: weigh them with the ink.",
+            _slanted(centred=False, start=-0.5),
+        ),
+        Mistake(
+            "light and dark are exchanged: the background counts as ink.",
+            _slanted(ink=lambda x: (1 - x[:, 0]) / 2),
         ),
     ),
 )

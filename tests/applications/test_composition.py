@@ -206,6 +206,9 @@ def test_averaged_scores_are_not_the_score_of_the_mixture():
 def test_mixtures_refuse_what_has_no_density_and_weights_that_are_not_positive():
     with pytest.raises(TypeError, match="NetDenoiser knows its score but no density"):
         MixtureOfExperts([gaussian([0.0, 0.0], 1.0), net_denoiser()])
+    product = ProductOfExperts([gaussian(0.0, 1.0)] * 2)
+    with pytest.raises(TypeError, match="up to a factor only"):
+        MixtureOfExperts([gaussian(0.0, 1.0), product])
     with pytest.raises(ValueError, match="weights must be positive"):
         MixtureOfExperts([gaussian(0.0, 1.0)] * 2, [1.0, 0.0])
 

@@ -11,12 +11,11 @@ from course_lib.check import CHAPTERS
 
 ALL = [checker for checkers in CHAPTERS.values() for checker in checkers]
 MUTANTS = [(c, m) for c in ALL for m in c.mistakes]
+NAMES = [f"{c.chapter}.{c.name}-{i}" for i, (c, _) in enumerate(MUTANTS)]
 each_checker = pytest.mark.parametrize("checker", ALL, ids=lambda c: f"{c.chapter}.{c.name}")
 
 
-@pytest.mark.parametrize(
-    ("checker", "mistake"), MUTANTS, ids=[f"{c.name}-{i}" for i, (c, _) in enumerate(MUTANTS)]
-)
+@pytest.mark.parametrize(("checker", "mistake"), MUTANTS, ids=NAMES)
 def test_each_known_mistake_fails_with_its_own_message(checker, mistake):
     verdict = checker.run(mistake.function)
     assert verdict.status == "failed"
@@ -36,6 +35,11 @@ def test_there_are_at_least_three_mistakes_and_each_says_something_else(checker)
     says = [m.says for m in checker.mistakes]
     assert len(set(says)) == len(says) >= 3
     assert all(text[0].islower() and text[-1] in ".?!" for text in says)
+
+
+@each_checker
+def test_an_experiment_answers_with_what_was_measured(checker):
+    assert (checker.kind == "experiment") == (checker.remark is not None)
 
 
 @each_checker
@@ -114,6 +118,16 @@ def test_a_loss_that_cannot_train_is_refused():
     loss = torch.no_grad()(check.ddpm.simple_loss.mistakes[0].function)
     verdict = check.ddpm.simple_loss.run(loss)
     assert "has no gradient" in dict(verdict.details)["What"]
+
+
+@pytest.mark.parametrize("prediction", ["ODE", "SDE", "Langevin"])
+def test_three_walks_are_held_against_the_prediction(prediction):
+    walks = check.composition.walks_experiment
+    answer = next(iter(walks.cases(0))).answer[1]
+    said = walks.remark((prediction, answer))
+    assert min(answer, key=lambda name: abs(answer[name] - 0.5)) == "Langevin"
+    assert ("as you predicted" in said) == (prediction == "Langevin")
+    assert ("you predicted 'SDE'" in said) == (prediction == "SDE")
 
 
 def _tensors(case):

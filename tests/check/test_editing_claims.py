@@ -124,16 +124,16 @@ def test_the_adjoint_passes_the_test_with_two_random_images():
 
 
 def test_rounds_make_a_step_up_the_exact_inverse_of_the_step_down():
-    """Exercise invert_step: the error shrinks by about (s - t) du/dx in each round."""
-    x, t, s = normal(0)(5, 2), torch.full((5,), 0.3).double(), torch.full((5,), 0.5).double()
+    """Exercise invert_step: the error shrinks by about (t - s) du/dx in each round."""
+    x, s, t = normal(0)(5, 2), torch.full((5,), 0.3).double(), torch.full((5,), 0.5).double()
     errors = []
     for rounds in range(5):
-        up = editing._inverted()(PAIRS.velocity, x, t, s, rounds)
-        errors.append((up - 0.2 * PAIRS.velocity(up, s) - x).abs().max().item())
+        up = editing._inverted()(PAIRS.velocity, x, s, t, rounds)
+        errors.append((up - 0.2 * PAIRS.velocity(up, t) - x).abs().max().item())
     slope = (
         0.2
         * torch.linalg.eigvals(
-            torch.func.jacrev(lambda v: PAIRS.velocity(v[None], s[:1])[0])(x[0])
+            torch.func.jacrev(lambda v: PAIRS.velocity(v[None], t[:1])[0])(x[0])
         ).abs()
     )
     assert errors[4] < 1e-2 * errors[0]
