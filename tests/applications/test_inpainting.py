@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from course_lib import VP, DiscreteVP, GaussianMixture, Linear, NetDenoiser, linear_betas, nets
-from course_lib.applications import conditional, paste, renoise, repaint, repaint_schedule
+from course_lib.applications import (
+    conditional,
+    filtered,
+    paste,
+    renoise,
+    repaint,
+    repaint_schedule,
+)
 from course_lib.evaluation import wasserstein2
 from course_lib.samplers import ancestral, uniform_grid
 
@@ -87,6 +94,40 @@ def test_resampling_comes_nearer_to_the_exact_conditional():
         x = repaint(model, noise(500), ts, known=known, mask=MASK, resamples=r, generator=seeded(1))
         far.append(wasserstein2(x[:, 1:], exact))
     assert far[0] > 1.5 * far[1] > 1.2 * 1.5 * far[2], far
+
+
+def test_the_particle_filter_comes_to_the_exact_conditional_as_the_grid_grows():
+    """Over several runs, since the guesses of one run share the path of the known part."""
+    exact = conditional(bimodal(), KNOWN, MASK).sample(20_000, generator=seeded(7))
+    wanted, lower = (exact > 0).double().mean(), exact[exact < 0]
+    args, short = {"known": KNOWN, "mask": MASK}, []
+    for steps in (30, 240):
+        ts = uniform_grid(VP(), steps)
+        runs = torch.stack(
+            [
+                filtered(bimodal(), noise(500, k), ts, generator=seeded(k + 50), **args)[:, 1]
+                for k in range(12)
+            ]
+        )
+        short.append(1 - float(runs[runs < 0].std() / lower.std()))
+    assert 0 < short[1] < 0.5 * short[0] < 0.15, short
+    upper = (runs > 0).double().mean(1)
+    assert abs(upper.mean() - wanted) < 3 * upper.std() / 12**0.5
+    pasted = paste(bimodal(), noise(4000), ts, generator=seeded(1), **args)
+    assert abs((pasted[:, 1] > 0).double().mean() - wanted) > 0.1  # which pasting does not reach
+
+
+def test_the_particle_filter_keeps_the_known_part_and_tells_each_step():
+    seen, ts = [], uniform_grid(VP(), 5)
+    x = filtered(
+        bimodal(), noise(50), ts, known=KNOWN, mask=MASK, generator=seeded(1),
+        callback=lambda i, s, x: seen.append((i, s, x[:, 0].unique())),
+    )  # fmt: skip
+    assert (x[:, 0] == KNOWN[0]).all()
+    assert [(i, s) for i, s, _ in seen] == list(enumerate(ts[1:]))
+    assert all(len(first) == 1 for *_, first in seen)  # one path, the same for all guesses
+    with pytest.raises(ValueError, match="mask must be 0"):
+        filtered(bimodal(), noise(4), ts, known=KNOWN, mask=torch.full((2,), 0.5))
 
 
 def test_paste_is_repaint_without_resampling_and_a_full_mask_gives_the_image():
