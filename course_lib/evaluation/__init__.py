@@ -1,5 +1,6 @@
 """Numbers that say how good a model or a sampler is; each is tested against a closed form."""
 
+from course_lib.evaluation.diagnosis import Finding, Report, diagnose
 from course_lib.evaluation.features import (
     class_agreement,
     digit_features,
@@ -22,7 +23,10 @@ from course_lib.transport import (
 )
 
 __all__ = [
+    "Finding",
+    "Report",
     "class_agreement",
+    "diagnose",
     "digit_features",
     "digit_logits",
     "frechet_distance",

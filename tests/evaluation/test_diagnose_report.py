@@ -13,6 +13,7 @@ from course_lib.evaluation.diagnosis.loss import check_history
 from course_lib.evaluation.diagnosis.probe import reaches
 from course_lib.evaluation.diagnosis.references import LinearDenoiser, Memoriser
 from course_lib.nets import MLP
+from course_lib.samplers import euler, uniform_grid
 
 X = eight_gaussians(400, seed=1)
 EXACT = GaussianMixture(*eight_gaussians_parameters(), VP())
@@ -198,6 +199,17 @@ def test_scores_are_compared_as_noise():
     report = diagnose(Score(*eight_gaussians_parameters(), path), X, **FAST)
     assert report["level of loss"].verdict == "ok"
     assert report.verdict != "bad"
+
+
+def test_a_fitted_solver_brings_its_own_grid():
+    class Fitted:
+        ts = uniform_grid(Linear(), 3)
+
+        def __call__(self, denoiser, x, ts, **options):
+            assert torch.equal(ts, self.ts)
+            return euler(denoiser, x, ts, **options)
+
+    diagnose(GaussianMixture(*eight_gaussians_parameters(), Linear()), X, solver=Fitted(), **FAST)
 
 
 def test_wrong_inputs():
