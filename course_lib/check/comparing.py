@@ -107,9 +107,8 @@ def _tensor(got: Any, expected: Tensor, tolerance: float | None, what: str) -> s
         return f"{what} is on {got.device}; {expected.device} is right, as the input."
     if got.dtype != expected.dtype:
         names = [str(x.dtype).removeprefix("torch.") for x in (got, expected)]
-        source = (
-            ", as in the input" if expected.is_floating_point() else ""
-        )  # indices have their own
+        # An index is an integer, whatever the input is.
+        source = ", as in the input" if expected.is_floating_point() else ""
         return f"{what} has dtype {names[0]}; {names[1]} is right{source}."
     if expected.requires_grad and not got.requires_grad:
         return f"{what} has no gradient, so nothing can be learned from it. Is it detached?"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from course_lib.check.checker import Case, Checker, Mistake
-from course_lib.check.questions import IMAGES, SHAPES, normal, per_sample, with_single
+from course_lib.check.questions import IMAGES, SHAPES, foretold, normal, per_sample, with_single
 
 __all__ = ["CHECKERS"]
 
@@ -752,7 +752,7 @@ def _spread(
 def _spread_remark(value: Spread) -> str:
     """Hold the prediction against the measurement; a wrong prediction is no failure."""
     prediction, found = value
-    verb = "as you predicted" if prediction == "Langevin" else f"you predicted {prediction!r}"
+    verb = foretold(prediction, "Langevin")
     numbers = ", ".join(f"{name} {v.item():.2f}" for name, v in found.items())
     return f"the product has variance 0.50. Measured: {numbers}. Langevin comes nearest ({verb})."
 

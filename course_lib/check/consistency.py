@@ -16,7 +16,7 @@ from torch import Tensor
 
 from course_lib.check.checker import Case, Checker, Mistake
 from course_lib.check.comparing import kind
-from course_lib.check.questions import IMAGES, SHAPES, normal, per_sample
+from course_lib.check.questions import IMAGES, SHAPES, foretold, normal, per_sample
 
 __all__ = ["CHECKERS"]
 
@@ -1604,7 +1604,7 @@ def _blur_remark(value: Blur) -> str:
     """Hold the prediction against the measurement; a wrong prediction is no failure."""
     prediction, measured = value
     found, exact = measured["ddim"].tolist(), measured["flow"].item()
-    verb = "as you predicted" if prediction == "less" else f"you predicted {prediction!r}"
+    verb = foretold(prediction, "less")
     return (
         f"the data have variance {exact:.3f}. One step gives {abs(found[0]):.3f}, two give "
         f"{found[1]:.3f} ({verb}), {STEPS[-1]} give {found[-1]:.3f}."

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from course_lib.check.checker import Case, Checker, Mistake
-from course_lib.check.questions import IMAGES, SHAPES, normal, per_sample
+from course_lib.check.questions import IMAGES, SHAPES, foretold, normal, per_sample
 
 __all__ = ["CHECKERS"]
 
@@ -747,6 +747,17 @@ def _adjoint_cases(seed: int) -> Iterator[Case]:
     yield Case("a kernel of one pixel", (y, kernel), kernel[0, 0] * y)
 
 
+def _bordered(mode: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """blur_adjoint that continues the image beyond its border."""
+
+    def wrong(y: Tensor, kernel: Tensor) -> Tensor:
+        height, width = kernel.shape
+        beyond = [width // 2] * 2 + [height // 2] * 2
+        return F.conv2d(F.pad(y, beyond, mode=mode), kernel.flip(0, 1)[None, None])
+
+    return wrong
+
+
 blur_adjoint = Checker(
     chapter="editing",
     name="blur_adjoint",
@@ -795,25 +806,11 @@ blur_adjoint = Checker(
         ),
         Mistake(
             "at the border the image goes on at its other side. The blur has zeros there.",
-            lambda y, kernel: F.conv2d(
-                F.pad(
-                    y,
-                    [kernel.shape[1] // 2] * 2 + [kernel.shape[0] // 2] * 2,
-                    mode="circular",
-                ),
-                kernel.flip(0, 1)[None, None],
-            ),
+            _bordered("circular"),
         ),
         Mistake(
             "at the border the image is continued by copies of its edge. The blur has zeros there.",
-            lambda y, kernel: F.conv2d(
-                F.pad(
-                    y,
-                    [kernel.shape[1] // 2] * 2 + [kernel.shape[0] // 2] * 2,
-                    mode="replicate",
-                ),
-                kernel.flip(0, 1)[None, None],
-            ),
+            _bordered("replicate"),
         ),
     ),
 )
@@ -1127,7 +1124,7 @@ def _edit_remark(value: Edit) -> str:
     prediction, measured = value
     share = measured["kept"][STARTS.index(0.5)].item()
     is_so = SHARES[0] if share > 0.95 else SHARES[1] if share > 0.6 else SHARES[2]
-    verb = "as you predicted" if prediction == is_so else f"you predicted {prediction!r}"
+    verb = foretold(prediction, is_so)
     at = [abs(t - measured["best"].item()) < 1e-6 for t in STARTS].index(True)
     return (
         f"from t0 = 0.5, {share:.0%} of the guides keep their hill ({verb}). The smallest t0 that "

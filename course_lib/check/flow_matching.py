@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from course_lib.check.checker import Case, Checker, Mistake
-from course_lib.check.questions import IMAGES, SHAPES, normal, per_sample, weight, with_single
+from course_lib.check.questions import (
+    IMAGES,
+    SHAPES,
+    foretold,
+    normal,
+    per_sample,
+    weight,
+    with_single,
+)
 from course_lib.denoisers import GaussianMixture
 from course_lib.paths import VP, CosineVP, Linear, Path
 
@@ -678,7 +686,7 @@ def _few_remark(value: tuple[str, dict[str, float]]) -> str:
     """Hold the prediction for one step against the measurement; a wrong one is no failure."""
     prediction, measured = value
     truth = math.hypot(2.0, 0.2)
-    verb = "as you predicted" if prediction == "narrower" else f"you predicted {prediction!r}"
+    verb = foretold(prediction, "narrower")
     values = ", ".join(f"{measured[str(n)]:.2f} in {n}" for n in COUNTS[1:])
     return (
         f"{measured['1']:.2f} in one step, {values}; {truth:.2f} is true. One step is narrower "

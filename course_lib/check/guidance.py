@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from course_lib.check.checker import Case, Checker, Mistake
-from course_lib.check.questions import IMAGES, SHAPES, normal, per_sample, with_single
+from course_lib.check.questions import IMAGES, SHAPES, foretold, normal, per_sample, with_single
 from course_lib.denoisers import GaussianMixture
 from course_lib.paths import CosineVP, Linear, Path
 
@@ -977,7 +977,7 @@ def _overshoot_spread(cond: Any, null: Any, scale: int) -> float:
 def _overshoot_remark(value: tuple[str, dict[str, float]]) -> str:
     """Hold the prediction against the measurement; a wrong prediction is no failure."""
     prediction, measured = value
-    verb = "as you predicted" if prediction == "beyond" else f"you predicted {prediction!r}"
+    verb = foretold(prediction, "beyond")
     values = ", ".join(f"{measured[str(s)]:.2f} with scale {s}" for s in SCALES)
     return (
         f"the samples have the mean {values}; that of the class is 1. Guidance leads beyond it "

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from course_lib.check.checker import Case
 
-__all__ = ["IMAGES", "SHAPES", "normal", "per_sample", "weight", "with_single"]
+__all__ = ["IMAGES", "SHAPES", "foretold", "normal", "per_sample", "weight", "with_single"]
 
 IMAGES = (2, 1, 4, 4)
 """A batch of small images, beside the vectors of most questions."""
@@ -38,6 +38,11 @@ def per_sample(values: Tensor, x: Tensor) -> Tensor:
 def weight(value: float, x: Tensor) -> Tensor:
     """Return a number that can be learned: what uses it must keep its gradient."""
     return torch.tensor(value).to(x).requires_grad_()
+
+
+def foretold(prediction: str, right: str) -> str:
+    """Say whether a prediction came true; a wrong one is no failure."""
+    return "as you predicted" if prediction == right else f"you predicted {prediction!r}"
 
 
 def with_single(cases: Callable[[int], Iterable[Case]]) -> Callable[[int], Iterator[Case]]:

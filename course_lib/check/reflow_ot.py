@@ -15,7 +15,15 @@ from torch import Tensor
 
 from course_lib.check.checker import Case, Checker, Mistake
 from course_lib.check.comparing import kind
-from course_lib.check.questions import IMAGES, SHAPES, normal, per_sample, weight, with_single
+from course_lib.check.questions import (
+    IMAGES,
+    SHAPES,
+    foretold,
+    normal,
+    per_sample,
+    weight,
+    with_single,
+)
 
 __all__ = ["CHECKERS"]
 
@@ -1563,7 +1571,7 @@ def _reflow_remark(value: Experiment) -> str:
     """Hold the prediction against the measurement; a wrong prediction is no failure."""
     prediction, measured = value
     costs, best = measured["reflow"], measured["optimal"].item()
-    verb = "as you predicted" if prediction == "above" else f"you predicted {prediction!r}"
+    verb = foretold(prediction, "above")
     return (
         f"independent lines cost {costs[0]:.4g}, one round makes it {costs[1]:.4g}, and after "
         f"{len(costs) - 1} rounds it is {costs[-1]:.4g}. The optimum is {best:.4g}: reflow stops "

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from course_lib.applications.mesh import voxel_mesh
 from course_lib.check.checker import Case, Checker, Mistake
-from course_lib.check.questions import IMAGES, SHAPES, normal, per_sample
+from course_lib.check.questions import IMAGES, SHAPES, foretold, normal, per_sample
 
 __all__ = ["CHECKERS"]
 
@@ -858,7 +858,7 @@ def _spreading(
 def _spread_remark(value: Spread) -> str:
     """Hold the prediction against the measurement; a wrong prediction is no failure."""
     prediction, found = value
-    verb = "as you predicted" if prediction == "nothing" else f"you predicted {prediction!r}"
+    verb = foretold(prediction, "nothing")
     return (
         f"the data have deviation 1. Score distillation leaves {found['sds']:.3f} ({verb}), the "
         f"variational form {found['vsd']:.3f}."

@@ -19,7 +19,7 @@ from torch.autograd.functional import jacobian
 
 from course_lib.check.checker import Case, Checker, Mistake
 from course_lib.check.comparing import kind
-from course_lib.check.questions import IMAGES, SHAPES, normal, per_sample, with_single
+from course_lib.check.questions import IMAGES, SHAPES, foretold, normal, per_sample, with_single
 
 __all__ = ["CHECKERS"]
 
@@ -1270,7 +1270,7 @@ def _objectives_remark(value: tuple[str, dict[str, Tensor]]) -> str:
     prediction, measured = value
     likelihood, score = (measured[name] for name in PREDICTIONS[:2])
     total = torch.trapezoid(score, dx=3 * math.log(10) / (LEVELS - 1)).item()
-    verb = "as you predicted" if prediction == "likelihood" else f"you predicted {prediction!r}"
+    verb = foretold(prediction, "likelihood")
     return (
         f"at the lowest noise level the wrong share costs {likelihood[0]:.2f} nats of likelihood, "
         f"but {score[0]:.0e} of score matching: the likelihood sees it ({verb}). Over all levels, "

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from course_lib.check.checker import Case, Checker, Mistake
-from course_lib.check.questions import normal, with_single
+from course_lib.check.questions import foretold, normal, with_single
 from course_lib.data import follows
 from course_lib.guidance import ClassifierFreeGuidance
 from course_lib.pretrained import load_pretrained
@@ -1161,7 +1161,7 @@ def _following_remark(value: Following) -> str:
     """Hold the prediction against the measurement; a wrong prediction is no failure."""
     prediction, measured = value
     share, spread = measured["following"].tolist(), measured["variety"].tolist()
-    verb = "as you predicted" if prediction == "less" else f"you predicted {prediction!r}"
+    verb = foretold(prediction, "less")
     return (
         f"of {DRAWN} images {share[1]:.0%} do all that is asked at scale 1, and {share[3]:.0%} at "
         f"scale 4. Their pixels vary less ({verb}): by {spread[3]:.2f} instead of {spread[1]:.2f}."
