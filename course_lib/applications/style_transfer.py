@@ -154,20 +154,32 @@ def vgg_features(
         layers: names of the layers.
 
     Raises:
-        ImportError: if no network is given, and torchvision is not installed.
+        ImportError: if no network is given, and torchvision is missing or does not fit torch.
+        OSError: if its weights cannot be downloaded.
         ValueError: if the network has no such layers.
     """
-    if network is None:
-        try:
-            from torchvision.models import vgg19
-        except ImportError as error:
-            raise ImportError(
-                "vgg_features needs torchvision, which the course does not install: "
-                "`pip install torchvision` in the version that fits your torch, or give "
-                "`network`, or use RandomFeatures, which need no weights"
-            ) from error
-        network = vgg19(weights="DEFAULT")
+    network = _trained_vgg() if network is None else network
     return VGGFeatures(cast(nn.Sequential, network.features), layers)
+
+
+def _trained_vgg() -> nn.Module:
+    """VGG-19 with the weights that torchvision downloads."""
+    try:
+        from torchvision.models import vgg19
+    except (ImportError, RuntimeError) as error:  # the latter: built for another torch
+        raise ImportError(
+            "vgg_features needs torchvision, which the course does not install: "
+            "`pip install torchvision` in the version that fits your torch, or give "
+            "`network`, or use RandomFeatures, which need no weights"
+        ) from error
+    try:
+        network: nn.Module = vgg19(weights="DEFAULT")
+    except OSError as error:
+        raise OSError(
+            f"the weights of VGG-19 cannot be downloaded ({error}): try again with a network, or "
+            f"give `network`, or use RandomFeatures, which need no weights"
+        ) from error
+    return network
 
 
 def gram(maps: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import sys
 import types
+import urllib.error
 
 import pytest
 import torch
@@ -261,6 +262,26 @@ def test_vgg_transfers(stripes):
 def test_without_torchvision_the_error_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(ImportError, match=r"pip install torchvision.*RandomFeatures"):
+        vgg_features()
+
+
+def test_weights_that_cannot_be_downloaded_are_named(monkeypatch):
+    def unreachable(weights):
+        raise urllib.error.URLError("no network")
+
+    models = types.ModuleType("torchvision.models")
+    models.vgg19 = unreachable
+    monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.models", models)
+    with pytest.raises(OSError, match=r"VGG-19 cannot be downloaded .*no network.*RandomFeatures"):
+        vgg_features()
+
+
+def test_a_torchvision_built_for_another_torch_is_named(monkeypatch, tmp_path):
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    with pytest.raises(ImportError, match="the version that fits your torch"):
         vgg_features()
 
 
